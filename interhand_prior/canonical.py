@@ -1,0 +1,220 @@
+"""Canonical vectors: a pair of hands <-> (anchor, partner), each a 64-vector (paper Sec. 3.2, Eq. 5).
+
+With R_a the global rotation of the anchor and m_a, m_p the middle-MCP joints of anchor and partner, the partner is
+seen from the anchor,
+
+    R = R_a^T R_p,    t = R_a^T (m_p - m_a),                                                          (Eq. 5)
+
+so a rigid motion of the pair changes nothing. Every vector is in RIGHT-hand form: when the anchor is the right
+hand the whole pair is first mirrored by Gamma = diag(-1, 1, 1), which exchanges the roles (Sec. 3.3). Hence one
+network serves both sides, and both hands share one normaliser.
+
+A vector is
+
+    hand_pose 45 | betas 10 | rot6d of R, first two rows, 6 | t in metres, 3        (SLICES, the only such table)
+
+and the anchor's last nine entries are constant: identity and zero.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .params import HandParams, TwoHands
+from .rotations import (
+    axis_angle_to_matrix,
+    matrix_to_axis_angle,
+    matrix_to_rot6d,
+    mirror_axis_angle,
+    mirror_points,
+    rot6d_to_matrix,
+)
+
+if TYPE_CHECKING:
+    from .hands import HandModel, HandPair
+
+__all__ = ["SIZE", "SLICES", "Frame", "Normalizer", "Side", "from_canonical", "to_canonical"]
+
+Side = Literal["left", "right"]
+
+SLICES: dict[str, slice] = {
+    "hand_pose": slice(0, 45),
+    "betas": slice(45, 55),
+    "rot6d": slice(55, 61),
+    "transl": slice(61, 64),
+    "own": slice(0, 55),  # what a hand has by itself: hand_pose and betas
+    "relative": slice(55, 64),  # where it is: rot6d and transl
+}
+SIZE = 64
+
+_MIDDLE_MCP = 4  # in MANO's order of 16 joints
+_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # the relative part of every anchor
+
+
+class Frame(NamedTuple):
+    """Where the anchor is: `world = rotation @ canonical + origin`.
+
+    Attributes:
+        rotation: (..., 3, 3) global rotation of the anchor hand.
+        origin: (..., 3) its middle-MCP joint, metres.
+    """
+
+    rotation: Tensor
+    origin: Tensor
+
+
+def to_canonical(hands: TwoHands, pair: HandPair, anchor: Side = "left") -> tuple[Tensor, Tensor, Frame]:
+    """Pair of hands -> anchor vector, partner vector (Eq. 5), and the frame that was factored out.
+
+    Args:
+        hands: pairs of any batch shape (...).
+        pair: the hand models the parameters belong to; they say where the middle-MCP joint is.
+        anchor: the hand that is conditioned on; the paper's is the left one.
+
+    Returns:
+        anchor (..., 64), partner (..., 64), both in right-hand form, metres and radians, not normalised; frame.
+    """
+    mirror = anchor == "right"
+    first, second = (hands.right, hands.left) if mirror else (hands.left, hands.right)
+    model_a, model_p = (pair.right, pair.left) if mirror else (pair.left, pair.right)
+    rotation_a, middle_a = _place(first, model_a)
+    rotation_p, middle_p = _place(second, model_p)
+    inverse = rotation_a.mT
+    rotation = inverse @ rotation_p
+    offset = (inverse @ (middle_p - middle_a)[..., None]).squeeze(-1)
+    pose_a, pose_p = first.hand_pose, second.hand_pose
+    if mirror:
+        pose_p = mirror_axis_angle(pose_p)
+        rotation = _mirror_matrix(rotation)
+        offset = mirror_points(offset)
+    else:
+        pose_a = mirror_axis_angle(pose_a)
+    identity = pose_a.new_tensor(_IDENTITY).expand(*pose_a.shape[:-1], len(_IDENTITY))
+    return (
+        torch.cat((pose_a, first.betas, identity), -1),
+        torch.cat((pose_p, second.betas, matrix_to_rot6d(rotation), offset), -1),
+        Frame(rotation_a, middle_a),
+    )
+
+
+def from_canonical(
+    anchor: Tensor, partner: Tensor, pair: HandPair, frame: Frame | None = None, anchor_side: Side = "left"
+) -> TwoHands:
+    """Inverse of `to_canonical`.
+
+    Args:
+        anchor: (..., 64); its last nine entries are not read.
+        partner: (..., 64); the rot6d part may be any six numbers, it is orthonormalised.
+        pair: the hand models the result belongs to.
+        frame: where the anchor is. Default: no rotation, middle-MCP joint at the origin.
+        anchor_side: the side of the anchor.
+
+    Returns:
+        The pair, in metres and radians, with global_orient of length at most pi.
+    """
+    mirror = anchor_side == "right"
+    if frame is None:
+        origin = torch.zeros_like(partner[..., SLICES["transl"]])
+        frame = Frame(torch.eye(3, dtype=partner.dtype, device=partner.device).expand(*origin.shape, 3), origin)
+    rotation = rot6d_to_matrix(partner[..., SLICES["rot6d"]])
+    offset = partner[..., SLICES["transl"]]
+    pose_a, pose_p = anchor[..., SLICES["hand_pose"]], partner[..., SLICES["hand_pose"]]
+    if mirror:
+        pose_p = mirror_axis_angle(pose_p)
+        rotation = _mirror_matrix(rotation)
+        offset = mirror_points(offset)
+    else:
+        pose_a = mirror_axis_angle(pose_a)
+    rotation_p = frame.rotation @ rotation
+    middle_p = frame.origin + (frame.rotation @ offset[..., None]).squeeze(-1)
+    model_a, model_p = (pair.right, pair.left) if mirror else (pair.left, pair.right)
+    hand_a = _hand(pose_a, anchor[..., SLICES["betas"]], frame.rotation, frame.origin, model_a)
+    hand_p = _hand(pose_p, partner[..., SLICES["betas"]], rotation_p, middle_p, model_p)
+    left, right = (hand_p, hand_a) if mirror else (hand_a, hand_p)
+    return TwoHands(left, right, pair)
+
+
+def _place(hand: HandParams, model: HandModel) -> tuple[Tensor, Tensor]:
+    """Global rotation (..., 3, 3) and middle-MCP joint (..., 3); the rotation pivots about the wrist joint."""
+    rest = model.rest_joints(hand.betas)
+    wrist, middle = rest[..., 0, :], rest[..., _MIDDLE_MCP, :]
+    rotation = axis_angle_to_matrix(hand.global_orient)
+    return rotation, (rotation @ (middle - wrist)[..., None]).squeeze(-1) + wrist + hand.transl
+
+
+def _hand(hand_pose: Tensor, betas: Tensor, rotation: Tensor, middle_mcp: Tensor, model: HandModel) -> HandParams:
+    """The hand with this global rotation whose middle-MCP joint is there: inverse of `_place`."""
+    rest = model.rest_joints(betas)
+    wrist, middle = rest[..., 0, :], rest[..., _MIDDLE_MCP, :]
+    transl = middle_mcp - wrist - (rotation @ (middle - wrist)[..., None]).squeeze(-1)
+    return HandParams(matrix_to_axis_angle(rotation), hand_pose, betas, transl)
+
+
+def _mirror_matrix(rotation: Tensor) -> Tensor:
+    """Gamma R Gamma for rotations (..., 3, 3)."""
+    sign = rotation.new_tensor((-1.0, 1.0, 1.0))
+    return rotation * sign[:, None] * sign
+
+
+class Normalizer(nn.Module):
+    """Vectors in units of the training set's standard deviation (not variance), centred.
+
+    The anchor's constant last nine entries become zeros.
+
+    Args:
+        mean: (64,) of partner vectors in right-hand form.
+        std: (64,), positive.
+
+    Raises:
+        ValueError: a shape is wrong or a standard deviation is not positive and finite.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        if mean.shape != (SIZE,) or std.shape != (SIZE,):
+            raise ValueError(f"mean and std must have shape ({SIZE},), got {tuple(mean.shape)}, {tuple(std.shape)}")
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            raise ValueError("mean and std must be finite and std positive; fit them with Normalizer.fit")
+        self.register_buffer("mean", mean.detach().clone())
+        self.register_buffer("std", std.detach().clone())
+
+    @classmethod
+    def fit(cls, partner: Tensor, floor: float = 0.05) -> Normalizer:
+        """Statistics of partner vectors (N, 64).
+
+        Args:
+            partner: vectors in metres and radians, of both anchors (so that both hands are in them).
+            floor: smallest standard deviation of the angular and shape entries. A joint that hardly moves in the
+                training set must not become infinitely stiff; translations keep their own.
+        """
+        std, mean = torch.std_mean(partner.double(), 0)
+        angular = slice(0, SLICES["transl"].start)
+        std[angular] = std[angular].clamp_min(floor)
+        return cls(mean.to(partner.dtype), std.clamp_min(1e-6).to(partner.dtype))
+
+    def partner(self, vector: Tensor) -> Tensor:
+        """Normalise partner vectors (..., 64)."""
+        return (vector - self.mean.to(vector)) / self.std.to(vector)
+
+    def anchor(self, vector: Tensor) -> Tensor:
+        """Normalise anchor vectors (..., 64); the last nine entries come out as zero."""
+        own = SLICES["own"]
+        normal = (vector[..., own] - self.mean.to(vector)[own]) / self.std.to(vector)[own]
+        return torch.cat((normal, torch.zeros_like(vector[..., SLICES["relative"]])), -1)
+
+    def partner_inverse(self, vector: Tensor) -> Tensor:
+        """Back to metres and radians."""
+        return vector * self.std.to(vector) + self.mean.to(vector)
+
+    def anchor_inverse(self, vector: Tensor) -> Tensor:
+        """Back to metres and radians, with identity and zero in the last nine entries."""
+        own = SLICES["own"]
+        physical = vector[..., own] * self.std.to(vector)[own] + self.mean.to(vector)[own]
+        identity = vector.new_tensor(_IDENTITY).expand(*vector.shape[:-1], len(_IDENTITY))
+        return torch.cat((physical, identity), -1)

@@ -1,0 +1,227 @@
+"""Cascaded reverse diffusion (paper Algorithm 2): an anchor hand from p(x_r), mirrored; then its partner given it.
+
+Each of the two runs DDIM (Song et al., ICLR 2021) over levels sigma_K > ... > sigma_0 = 0,
+
+    x_{k-1} = sqrt(ab_{k-1}) x0 + sqrt(1 - ab_{k-1} - s^2) eps + s z,     eps = (x_k - sqrt(ab_k) x0) / sigma_k,
+    s = eta sigma_{k-1} / sigma_k sqrt(1 - ab_k / ab_{k-1}),
+
+where x0 is the denoiser's estimate, with classifier-free guidance (Eq. 4) and anti-penetration guidance (Eq. 7-8)
+on the partner. All noise of a run is drawn at once for all samples; only the network is evaluated in batches. So
+the result does not depend on the batch size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .canonical import SIZE, SLICES, Side, from_canonical, to_canonical
+from .guidance.anti_penetration import AntiPenetration
+from .guidance.cfg import guided_x0
+from .params import HandLike, HandParams, TwoHands
+
+if TYPE_CHECKING:
+    from .prior import TwoHandPrior
+
+__all__ = ["ddim", "sample"]
+
+Denoise = Callable[[Tensor, float], Tensor]
+
+
+@torch.no_grad()
+def sample(
+    prior: TwoHandPrior,
+    num_samples: int = 1,
+    *,
+    steps: int = 50,
+    cfg_scale: float = 0.5,
+    penetration_scale: float = 1.0,
+    eta: float = 0.0,
+    given: HandLike | None = None,
+    given_side: Side = "left",
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> TwoHands:
+    """Draw plausible pairs of hands (Algorithm 2), or complete one hand by the other.
+
+    Args:
+        prior: from `load_prior`.
+        num_samples: how many pairs.
+        steps: denoising steps of each of the two hands; more is slower and truer to the learned distribution.
+        cfg_scale: w of Eq. 4; 0 switches classifier-free guidance off.
+        penetration_scale: strength of the anti-penetration guidance of Eq. 7-8, 1 being the measured choice; 0
+            switches it off.
+        eta: 0 is deterministic DDIM, 1 has the variance of DDPM.
+        given: a hand to keep: HandParams or a mapping with smplx's names, of batch shape () for num_samples
+            different partners of it, or (num_samples,) for one partner each.
+        given_side: which hand `given` is.
+        seed: of a private generator; the same seed gives the same pairs whatever `batch_size` is.
+        generator: to draw from instead; on the CPU or on the prior's device.
+        batch_size: pairs in memory at a time. Default: as many as 512.
+        progress: show a progress bar.
+
+    Returns:
+        num_samples pairs, batch shape (num_samples,), on the prior's device and in its type; the anchor hand (the
+        left one, or the given one) at the identity with its middle-MCP joint at the origin, a given hand where it
+        was.
+
+    Raises:
+        ValueError: an argument is out of range; both seed and generator are given; `given` does not fit.
+    """
+    _check(num_samples, steps, cfg_scale, penetration_scale, eta, batch_size, seed, generator)
+    if given_side not in ("left", "right"):
+        raise ValueError(f"given_side must be 'left' or 'right', got {given_side!r}")
+    device, dtype = prior.device, prior.dtype
+    if generator is None:
+        generator = torch.Generator().manual_seed(torch.seed() if seed is None else seed)
+    draw = lambda: torch.randn(num_samples, SIZE, generator=generator, device=generator.device).to(device, dtype)
+    levels = prior.schedule.steps(steps)
+    chunk = min(batch_size or 512, num_samples)
+    runs = 1 if given is not None else 2
+    bar = _Progress(runs * steps * math.ceil(num_samples / chunk), progress)
+
+    side: Side = given_side if given is not None else "left"
+    with bar:
+        denoiser = prior.denoiser
+        sigma_of = lambda s: torch.tensor(s, device=device, dtype=dtype)
+        if given is None:
+            one_hand = _batched(lambda rows: lambda x, s: denoiser(x, sigma_of(s)), num_samples, chunk, bar)
+            x0 = ddim(one_hand, draw(), levels, eta=eta, draw=draw)
+            # Line 6, x_l = Gamma(x_0): nothing to do in right-hand form but to forget where the hand was.
+            anchor = torch.cat((x0[:, SLICES["own"]], torch.zeros_like(x0[:, SLICES["relative"]])), -1)
+            frame = None
+        else:
+            anchor, frame = _given(prior, given, given_side, num_samples)
+        guidance = AntiPenetration(prior.surfaces(side), scale=penetration_scale) if penetration_scale else None
+
+        def partner_of(rows: slice) -> Denoise:
+            condition = anchor[rows]
+            guide = guidance.prepare(condition) if guidance is not None else None
+
+            def denoise(x_t: Tensor, sigma: float) -> Tensor:
+                x0 = guided_x0(denoiser, x_t, sigma_of(sigma), condition, cfg_scale)
+                return x0 if guide is None else guide(x0, sigma)
+
+            return denoise
+
+        partner = ddim(_batched(partner_of, num_samples, chunk, bar), draw(), levels, eta=eta, draw=draw)
+
+    hands = prior.hands
+    anchor, partner = prior.normalizer.anchor_inverse(anchor), prior.normalizer.partner_inverse(partner)
+    pairs = from_canonical(anchor, partner, hands, frame, side)
+    if given is not None:
+        # Bit for bit the hand that was given, not its round trip.
+        kept = _expanded(given, given_side, num_samples, device, dtype)
+        left, right = (kept, pairs.right) if given_side == "left" else (pairs.left, kept)
+        pairs = TwoHands(left, right, hands)
+    return pairs
+
+
+def ddim(
+    denoise: Denoise, x: Tensor, levels: list[float], *, eta: float = 0.0, draw: Callable[[], Tensor] | None = None
+) -> Tensor:
+    """Reverse process over `levels`, from noise to a clean sample.
+
+    Args:
+        denoise: (x_t, sigma) -> estimate of x_0; any guidance is in it.
+        x: (N, D) standard normal, the state at levels[0].
+        levels: falling sigmas, the last one 0.
+        eta: stochasticity.
+        draw: gives fresh standard normals like x; needed when eta > 0.
+
+    Returns:
+        (N, D).
+    """
+    for now, after in pairwise(levels):
+        x0 = denoise(x, now)
+        if after == 0:
+            return x0
+        alpha_bar, alpha_bar_after = 1 - now * now, 1 - after * after
+        noise = (x - math.sqrt(alpha_bar) * x0) / now
+        spread = eta * after / now * math.sqrt(max(1 - alpha_bar / alpha_bar_after, 0.0))
+        x = math.sqrt(alpha_bar_after) * x0 + math.sqrt(max(after * after - spread * spread, 0.0)) * noise
+        if spread and draw is not None:
+            x = x + spread * draw()
+    return x
+
+
+def _batched(make: Callable[[slice], Denoise], total: int, chunk: int, bar: _Progress) -> Denoise:
+    """One denoise function over all samples from one per slice of them."""
+    parts = [slice(start, min(start + chunk, total)) for start in range(0, total, chunk)]
+    functions = [make(rows) for rows in parts]
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return torch.cat([bar.after(function(x[rows], sigma)) for function, rows in zip(functions, parts, strict=True)])
+
+    return denoise
+
+
+def _given(prior: TwoHandPrior, given: HandLike, side: Side, num_samples: int) -> tuple[Tensor, Any]:
+    """The normalised anchor vector (num_samples, 64) of a hand that is kept, and its frame."""
+    hand = _expanded(given, side, num_samples, prior.device, prior.dtype)
+    # The other hand does not enter the anchor's vector nor its frame; any will do.
+    pair = TwoHands(hand, hand.mirrored()) if side == "left" else TwoHands(hand.mirrored(), hand)
+    anchor, _, frame = to_canonical(pair, prior.hands, side)
+    return prior.normalizer.anchor(anchor), frame
+
+
+def _expanded(given: HandLike, side: str, num_samples: int, device: torch.device, dtype: torch.dtype) -> HandParams:
+    hand = HandParams.coerce(given, "given").detach()
+    if hand.batch_shape not in ((), (num_samples,)):
+        raise ValueError(
+            f"given must have batch shape () or ({num_samples},), the number of samples, got {tuple(hand.batch_shape)}"
+        )
+    return hand.to(device=device, dtype=dtype).expand(num_samples)
+
+
+def _check(
+    num_samples: int,
+    steps: int,
+    cfg_scale: float,
+    penetration_scale: float,
+    eta: float,
+    batch_size: int | None,
+    seed: int | None,
+    generator: torch.Generator | None,
+) -> None:
+    for name, value in (("num_samples", num_samples), ("steps", steps), ("batch_size", batch_size)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if not math.isfinite(cfg_scale):
+        raise ValueError(f"cfg_scale must be a finite number, got {cfg_scale}")
+    if not (math.isfinite(penetration_scale) and penetration_scale >= 0):
+        raise ValueError(f"penetration_scale must be finite and not negative, got {penetration_scale}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be in [0, 1], got {eta}")
+    if seed is not None and generator is not None:
+        raise ValueError("seed and generator are both given; pass one of them")
+
+
+class _Progress:
+    """A tqdm bar, or nothing; tqdm is imported only when a bar is wanted."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        self._bar: Any = None
+        if show:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, desc="sampling", unit="step")
+
+    def after(self, result: Tensor) -> Tensor:
+        if self._bar is not None:
+            self._bar.update()
+        return result
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
