@@ -18,6 +18,7 @@ and the anchor's last nine entries are constant: identity and zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -76,15 +77,19 @@ def to_canonical(hands: TwoHands, pair: HandPair, anchor: Side = "left") -> tupl
 
     Returns:
         anchor (..., 64), partner (..., 64), both in right-hand form, metres and radians, not normalised; frame.
+
+    Raises:
+        ValueError: anchor is neither "left" nor "right".
     """
-    mirror = anchor == "right"
+    mirror = _is_right(anchor, "anchor")
     first, second = (hands.right, hands.left) if mirror else (hands.left, hands.right)
     model_a, model_p = (pair.right, pair.left) if mirror else (pair.left, pair.right)
-    rotation_a, middle_a = _place(first, model_a)
-    rotation_p, middle_p = _place(second, model_p)
-    inverse = rotation_a.mT
-    rotation = inverse @ rotation_p
-    offset = (inverse @ (middle_p - middle_a)[..., None]).squeeze(-1)
+    with _full_precision(hands.left.transl):
+        rotation_a, middle_a = _place(first, model_a)
+        rotation_p, middle_p = _place(second, model_p)
+        inverse = rotation_a.mT
+        rotation = inverse @ rotation_p
+        offset = (inverse @ (middle_p - middle_a)[..., None]).squeeze(-1)
     pose_a, pose_p = first.hand_pose, second.hand_pose
     if mirror:
         pose_p = mirror_axis_angle(pose_p)
@@ -114,8 +119,11 @@ def from_canonical(
 
     Returns:
         The pair, in metres and radians, with global_orient of length at most pi.
+
+    Raises:
+        ValueError: anchor_side is neither "left" nor "right".
     """
-    mirror = anchor_side == "right"
+    mirror = _is_right(anchor_side, "anchor_side")
     if frame is None:
         origin = torch.zeros_like(partner[..., SLICES["transl"]])
         frame = Frame(torch.eye(3, dtype=partner.dtype, device=partner.device).expand(*origin.shape, 3), origin)
@@ -128,11 +136,12 @@ def from_canonical(
         offset = mirror_points(offset)
     else:
         pose_a = mirror_axis_angle(pose_a)
-    rotation_p = frame.rotation @ rotation
-    middle_p = frame.origin + (frame.rotation @ offset[..., None]).squeeze(-1)
     model_a, model_p = (pair.right, pair.left) if mirror else (pair.left, pair.right)
-    hand_a = _hand(pose_a, anchor[..., SLICES["betas"]], frame.rotation, frame.origin, model_a)
-    hand_p = _hand(pose_p, partner[..., SLICES["betas"]], rotation_p, middle_p, model_p)
+    with _full_precision(partner):
+        rotation_p = frame.rotation @ rotation
+        middle_p = frame.origin + (frame.rotation @ offset[..., None]).squeeze(-1)
+        hand_a = _hand(pose_a, anchor[..., SLICES["betas"]], frame.rotation, frame.origin, model_a)
+        hand_p = _hand(pose_p, partner[..., SLICES["betas"]], rotation_p, middle_p, model_p)
     left, right = (hand_p, hand_a) if mirror else (hand_a, hand_p)
     return TwoHands(left, right, pair)
 
@@ -151,6 +160,17 @@ def _hand(hand_pose: Tensor, betas: Tensor, rotation: Tensor, middle_mcp: Tensor
     wrist, middle = rest[..., 0, :], rest[..., _MIDDLE_MCP, :]
     transl = middle_mcp - wrist - (rotation @ (middle - wrist)[..., None]).squeeze(-1)
     return HandParams(matrix_to_axis_angle(rotation), hand_pose, betas, transl)
+
+
+def _is_right(side: str, name: str) -> bool:
+    if side not in ("left", "right"):
+        raise ValueError(f"{name} must be 'left' or 'right', got {side!r}")
+    return side == "right"
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    """Autocast off: products in half precision would move hands by millimetres."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _mirror_matrix(rotation: Tensor) -> Tensor:
@@ -192,11 +212,24 @@ class Normalizer(nn.Module):
             partner: vectors in metres and radians, of both anchors (so that both hands are in them).
             floor: smallest standard deviation of the angular and shape entries. A joint that hardly moves in the
                 training set must not become infinitely stiff; translations keep their own.
+
+        Raises:
+            ValueError: there are fewer than two vectors, or they are no vectors.
         """
+        if partner.ndim != 2 or partner.shape[1] != SIZE or len(partner) < 2:
+            raise ValueError(f"partner must have shape (N, {SIZE}) with N >= 2, got {tuple(partner.shape)}")
         std, mean = torch.std_mean(partner.double(), 0)
         angular = slice(0, SLICES["transl"].start)
         std[angular] = std[angular].clamp_min(floor)
         return cls(mean.to(partner.dtype), std.clamp_min(1e-6).to(partner.dtype))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Normalizer:
+        # A prior in half precision keeps full statistics; rounding them would move every hand by a millimetre.
+        mean, std = self.mean, self.std
+        super()._apply(fn, recurse)
+        if self.mean.dtype in (torch.float16, torch.bfloat16):
+            self.mean, self.std = mean.to(self.mean.device), std.to(self.std.device)
+        return self
 
     def partner(self, vector: Tensor) -> Tensor:
         """Normalise partner vectors (..., 64)."""

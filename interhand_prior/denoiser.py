@@ -73,6 +73,8 @@ class Denoiser(nn.Module):
         self.first = nn.Linear(3 * width, hidden)
         self.blocks = nn.ModuleList(ResidualLayer(hidden) for _ in range(config.layers - 1))
         self.last = nn.Linear(hidden, SIZE)
+        # The sum of seven residual layers is large, and F should start smaller than its target of unit variance.
+        nn.init.normal_(self.last.weight, std=0.1 * hidden**-0.5)
 
     def forward(
         self, x_t: Tensor, sigma: Tensor, anchor: Tensor | None = None, has_anchor: Tensor | None = None
@@ -86,21 +88,22 @@ class Denoiser(nn.Module):
             has_anchor: (...) bool; False puts the null token in the anchor's place. None: every sample has one.
 
         Returns:
-            x0, (..., 64), in x_t's type. A sample's result does not depend on the rest of the batch.
+            x0, (..., 64), in x_t's type, whatever the weights' type: what passes through is not rounded to it. A
+            sample's result does not depend on the rest of the batch.
         """
-        shape = x_t.shape
+        shape, dtype = x_t.shape, self.null.dtype
         x = x_t.reshape(-1, SIZE)
-        level = sigma.to(x).expand(shape[:-1]).reshape(-1)
+        # Half precision cannot tell the levels near 1 apart.
+        level = sigma.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(shape[:-1]).reshape(-1)
+        noisy = self.embed_x(x.to(dtype))
         if anchor is None:
             condition = self.null.expand(len(x), -1)
         else:
-            condition = self.embed_anchor(anchor.reshape(-1, SIZE))
+            condition = self.embed_anchor(anchor.reshape(-1, SIZE).to(dtype))
             if has_anchor is not None:
                 condition = torch.where(has_anchor.reshape(-1, 1), condition, self.null.to(condition))
-        tokens = torch.stack(
-            (self.embed_x(x), condition.to(x), self.embed_level(self._positional_encoding(level))), 1
-        )
-        tokens = tokens + self.token
+        time = self.embed_level(self._positional_encoding(level).to(dtype))
+        tokens = torch.stack((noisy, condition.to(noisy), time), 1) + self.token
         if self.attention is not None:
             tokens = tokens + self.attention(tokens)
         h = F.relu(self.first(tokens.flatten(1)))
@@ -110,11 +113,11 @@ class Denoiser(nn.Module):
         return estimate.to(x_t.dtype).reshape(shape)
 
     def _positional_encoding(self, sigma: Tensor) -> Tensor:
-        """Sines and cosines (DDPM) of the schedule's time u = 2/pi asin(sigma), scaled to 0..1000; (B, embed)."""
+        """Sines and cosines (DDPM) of the schedule's time u = 2/pi asin(sigma), scaled to 0..1000: (B, embed)."""
         half = self.config.embed // 2
-        frequency = torch.exp(torch.arange(half, device=sigma.device, dtype=torch.float32) * (-math.log(1e4) / half))
-        angle = torch.asin(sigma.float().clamp(0, 1))[:, None] * (2000 / math.pi) * frequency
-        return torch.cat((angle.sin(), angle.cos()), -1).to(sigma.dtype)
+        frequency = torch.exp(torch.arange(half, device=sigma.device, dtype=sigma.dtype) * (-math.log(1e4) / half))
+        angle = torch.asin(sigma.clamp(0, 1))[:, None] * (2000 / math.pi) * frequency
+        return torch.cat((angle.sin(), angle.cos()), -1)
 
 
 def _embedding(inputs: int, width: int) -> nn.Sequential:
@@ -149,8 +152,6 @@ class ResidualLayer(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        # Seven residual layers in a row: smaller weights keep the sum of their outputs in range at the start.
-        nn.init.normal_(self.linear.weight, std=0.5 * width**-0.5)
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, width) -> (B, width)."""

@@ -28,6 +28,7 @@ BUNDLED_FOLDER = Path(__file__).parent / "assets" / "prior"
 CARD_NAME = "README.md"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w]", re.ASCII)
+_HTTP_CLIENTS = {"httpx", "httpx2", "requests", "urllib3"}  # of the Hub client, by version
 _FORMS = (
     'It can be "bundled" (the prior inside this package), a folder written by `save_pretrained`, '
     'or "owner/repository" on the Hugging Face Hub.'
@@ -57,7 +58,7 @@ def load_prior(
             MANO_RIGHT.pkl and MANO_LEFT.pkl, a pair of smplx layers (left, right), or a HandPair.
         cache_dir: where the Hub client keeps files; default: its own cache.
         token: for private or gated repositories; default: the one the Hub client has stored.
-        local_files_only: never use the network; setting HF_HUB_OFFLINE=1 does the same. HF_ENDPOINT is heeded.
+        local_files_only: never use the network, as does HF_HUB_OFFLINE=1. HF_ENDPOINT is heeded.
 
     Raises:
         FileNotFoundError: no such folder, repository, revision or file, or not in the cache while offline.
@@ -86,6 +87,8 @@ def fetch_prior(
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(f"source must be a string or a path, got {type(source).__name__}. {_FORMS}")
     text = os.fspath(source)
+    if not text:
+        raise ValueError(f"source is empty. {_FORMS}")
     path = Path(text).expanduser()
     is_bundled = text == BUNDLED and isinstance(source, str)
     if is_bundled or path.exists():
@@ -234,6 +237,10 @@ def _translate(error: Exception, what: str, local_files_only: bool = False) -> E
         )
     if isinstance(error, errors.HfHubHTTPError):
         return ConnectionError(f"{what}: the Hub answered with HTTP {status}. Try again later. ({error})")
+    if type(error).__module__.partition(".")[0] in _HTTP_CLIENTS:
+        return ConnectionError(
+            f"{what}: the connection failed ({error}). Check it, and HF_ENDPOINT; then try again."
+        )
     if isinstance(error, errors.HFValidationError):
         return ValueError(f"{what}: {error}")
     return error

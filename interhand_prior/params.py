@@ -109,9 +109,10 @@ class HandParams:
         """Index the leading axes."""
         _refuse_scalar(self.batch_shape)
         index = index if isinstance(index, tuple) else (index,)
-        # An Ellipsis stands for batch axes; without the last slice it would swallow the parameter axis.
-        index = (*index, slice(None)) if any(i is Ellipsis for i in index) else index
-        return self.map(lambda value: value[index])
+        # The parameter axis is never reached, neither by an Ellipsis nor by an index with too many entries.
+        rest = (slice(None),) if any(i is Ellipsis for i in index) else (Ellipsis, slice(None))
+        full = index + rest
+        return self.map(lambda value: value[full])
 
     def mirrored(self) -> HandParams:
         """Gamma: the same hand on the other side (paper Sec. 3.3)."""
@@ -148,7 +149,7 @@ class HandParams:
                     f"{name} lacks {', '.join(missing)}; it needs {', '.join(FIELDS)} "
                     "(pass zeros for what your model leaves at its mean)"
                 )
-            values = {key: torch.as_tensor(hand[key]) for key in FIELDS}
+            values = {key: _as_tensor(f"{name}.{key}", hand[key]) for key in FIELDS}
             if values["hand_pose"].shape[-2:] == (15, 3):
                 values["hand_pose"] = values["hand_pose"].flatten(-2)
             try:
@@ -244,6 +245,13 @@ class TwoHands:
         """Apply `function` to every parameter of both hands, keeping the batch shape."""
         return replace(self, left=self.left.map(function), right=self.right.map(function))
 
+    def reshape(self, *batch: int) -> TwoHands:
+        """Reshape the batch axes, those of `extras` too."""
+        left, right = self.left.reshape(*batch), self.right.reshape(*batch)
+        old = len(self.batch_shape)
+        extras = {n: v.reshape(*left.batch_shape, *v.shape[old:]) for n, v in self.extras.items()}
+        return TwoHands(left, right, self.hands, extras)
+
     def to(self, *args: Any, **kwargs: Any) -> TwoHands:
         """`torch.Tensor.to` on every parameter (the hand models follow by themselves)."""
         return self.map(lambda value: value.to(*args, **kwargs))
@@ -259,10 +267,15 @@ class TwoHands:
 
     def __getitem__(self, index: Any) -> TwoHands:
         """Index the batch axes."""
-        left = self.left[index]
-        where = _numpy_index(index)
-        extras = {name: np.asarray(value[where]) for name, value in self.extras.items()}
-        return TwoHands(left, self.right[index], self.hands, extras)
+        left, right = self.left[index], self.right[index]
+        shape, extras = self.batch_shape, {}
+        if self.extras:
+            # Which pairs were chosen, by torch's rules: numpy's differ, and an Ellipsis would reach trailing axes.
+            chosen = torch.arange(shape.numel(), device=self.device).reshape(shape)[index].cpu().numpy()
+            for name, value in self.extras.items():
+                flat = value.reshape(shape.numel(), *value.shape[len(shape) :])
+                extras[name] = np.asarray(flat[chosen])
+        return TwoHands(left, right, self.hands, extras)
 
     def __iter__(self) -> Iterator[TwoHands]:
         """One pair after another."""
@@ -273,11 +286,14 @@ class TwoHands:
         """Join batches along the first axis; extras that all of them carry are kept.
 
         Raises:
+            TypeError: a pair has no batch axis.
             ValueError: there is nothing to join, or the pairs belong to different hand models.
         """
         if not pairs:
             raise ValueError("pairs is empty; there is nothing to join")
-        if any(pair.hands is not pairs[0].hands for pair in pairs):
+        for pair in pairs:
+            _refuse_scalar(pair.batch_shape)
+        if any(pair.model is not pairs[0].model for pair in pairs):
             raise ValueError("pairs belong to different hand models; convert them to one before joining")
         join = lambda side: HandParams(
             **{name: torch.cat([getattr(getattr(p, side), name) for p in pairs]) for name in FIELDS}
@@ -293,7 +309,7 @@ class TwoHands:
         (`TwoHands.load(path, hands=...)`).
 
         Raises:
-            ValueError: the name does not end in .npz.
+            ValueError: the name does not end in .npz; a hand holds NaN or infinity, which `load` would refuse.
             OSError: the file cannot be written; an older file is then still there.
         """
         path = Path(path)
@@ -301,7 +317,8 @@ class TwoHands:
             raise ValueError(f"path must end in .npz, got {path.name!r} (meshes are written by .export)")
         arrays = {f"extras.{name}": value for name, value in self.extras.items()}
         for side in ("left", "right"):
-            for name, value in getattr(self, side).as_dict().items():
+            hand = HandParams.coerce(getattr(self, side), side, check_finite=True)
+            for name, value in hand.as_dict().items():
                 value = value.detach().cpu()
                 # numpy has no bfloat16.
                 arrays[f"{side}.{name}"] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
@@ -321,27 +338,31 @@ class TwoHands:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; it should be an .npz written by TwoHands.save")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # numpy leaves a damaged file open that it opened itself.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except Exception as error:  # zipfile, zlib, numpy and OS each raise their own for a damaged archive
             raise ValueError(f"{path} is damaged or not an .npz of two hands ({error}); write it again") from error
         missing = [f"{s}.{n}" for s in ("left", "right") for n in FIELDS if f"{s}.{n}" not in arrays]
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}; it was not written by TwoHands.save")
-        side = lambda s: HandParams.coerce({name: arrays[f"{s}.{name}"] for name in FIELDS}, f"{path.name}: {s}")
+        side = lambda s: HandParams.coerce({name: arrays[f"{s}.{name}"] for name in FIELDS}, s)
         extras = {name[7:]: value for name, value in arrays.items() if name.startswith("extras.")}
-        return cls(side("left"), side("right"), hands, extras)
+        try:
+            return cls(side("left"), side("right"), hands, extras)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def export(self, path: str | os.PathLike[str], **options: Any) -> Path:
-        """Write the meshes as .glb, .obj or .ply. Needs the extra [viewer]; see `interhand_prior.viewer`."""
+        """Write the meshes as .glb, .obj or .ply; see `interhand_prior.viewer.export_mesh`."""
         from .viewer import export_mesh
 
         return export_mesh(self, path, **options)
 
     def render(self, path: str | os.PathLike[str], **options: Any) -> Path:
-        """Draw a PNG, a contact sheet when there are several pairs. Needs no display and no GPU.
+        """Draw a PNG, a contact sheet when there are several pairs; see `interhand_prior.viewer.render`.
 
-        Needs the extra [viewer]; for the options see `interhand_prior.viewer.render`.
+        Needs no display, no GPU and no graphics library.
         """
         from .viewer import render
 
@@ -366,7 +387,9 @@ def _refuse_scalar(shape: torch.Size) -> None:
         raise TypeError("a single pair has no batch axis to index; use .reshape(1) or a batch")
 
 
-def _numpy_index(index: Any) -> Any:
-    if isinstance(index, tuple):
-        return tuple(_numpy_index(i) for i in index)
-    return index.cpu().numpy() if isinstance(index, Tensor) else index
+def _as_tensor(name: str, value: Any) -> Tensor:
+    try:
+        # A copy of an array: it may be read-only, or reversed, which torch does not take.
+        return torch.as_tensor(value.copy() if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a tensor or an array of numbers ({error})") from None

@@ -46,12 +46,12 @@ class Calibration:
 
     def __post_init__(self) -> None:
         want = (len(LEVELS), len(BLOCKS), _QUANTILES)
-        if tuple(self.table.shape) != want or not torch.isfinite(self.table).all():
-            raise ValueError(f"a calibration must be finite with shape {want}, got {tuple(self.table.shape)}")
+        if tuple(self.table.shape) != want or not (torch.isfinite(self.table).all() and (self.table.diff() >= 0).all()):
+            raise ValueError(f"a calibration must be finite, rising, of shape {want}, got {tuple(self.table.shape)}")
 
     @classmethod
     def fit(cls, residuals: Tensor) -> Calibration:
-        """From log residuals (N, levels, blocks) of a corpus."""
+        """From log residuals (N, levels, blocks) of a corpus, N >= 2."""
         at = torch.linspace(0, 1, _QUANTILES, dtype=torch.float64)
         return cls(torch.quantile(residuals.double(), at, dim=0).permute(1, 2, 0).float().contiguous())
 
@@ -97,14 +97,14 @@ def log_residuals(prior: TwoHandPrior, partner: Tensor, anchor: Tensor) -> Tenso
     Returns:
         (..., levels, blocks).
     """
-    noise = prior.probe_noise
+    noise = prior.probe_noise.to(partner)
     noise = noise.reshape(len(noise), 1, *[1] * (partner.ndim - 1), -1)  # (K, level, direction, ..., 64)
-    x = partner.to(noise.dtype)[None, None]
+    x = partner[None, None]
     sigma = torch.tensor(LEVELS, dtype=noise.dtype, device=noise.device)
     sigma = sigma.reshape(1, -1, *[1] * (partner.ndim - 1))
     shape = (noise.shape[0], len(LEVELS), *partner.shape)
     x_t = add_noise(x, noise, sigma).expand(shape)
-    x0 = prior.denoiser(x_t, sigma.expand(shape[:-1]), anchor.to(noise.dtype).expand(shape))
+    x0 = prior.denoiser(x_t, sigma.expand(shape[:-1]), anchor.expand(shape))
     square = (snr(sigma)[..., None] * (x - x0).square()).mean((0, 2))  # (level, ..., 64)
     blocks = torch.stack([square[..., SLICES[block]].mean(-1) for block in BLOCKS], -1)
     return blocks.clamp_min(1e-12).log().movedim(0, -2)

@@ -19,7 +19,7 @@ from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .denoiser import Denoiser, DenoiserConfig
 from .guidance.anti_penetration import PairSurfaces
 from .guidance.cfg import guided_x0
-from .hands import HandPair, load_hands
+from .hands import HandPair, load_hands, open_hands
 from .params import HandLike, HandParams, TwoHands
 from .plausibility import Calibration, Score, log_residuals, probe_noise
 from .refinement import refine
@@ -62,7 +62,7 @@ class TwoHandPrior(nn.Module):
         self.normalizer = normalizer
         self.schedule = schedule or CosineSchedule()
         # The hand models are the user's own: not moved, saved or counted with the prior.
-        self._hands: list[HandPair] = [load_hands(hands)]
+        self._hands: list[HandPair] = [open_hands() if hands is None else load_hands(hands)]
         self.calibration = calibration
         self.info: dict[str, Any] = dict(info or {})
         self.register_buffer("probe_noise", probe_noise(self.dtype, self.device), persistent=False)
@@ -104,7 +104,7 @@ class TwoHandPrior(nn.Module):
         *,
         cfg_scale: float = 0.0,
     ) -> Tensor:
-        """Clean estimate of normalised partners, in x_t's type; the network works in its own.
+        """Clean estimate of normalised partners, without gradients.
 
         Args:
             x_t: (..., 64).
@@ -114,10 +114,9 @@ class TwoHandPrior(nn.Module):
             cfg_scale: classifier-free guidance, Eq. 4.
 
         Returns:
-            (..., 64).
+            (..., 64), in x_t's type; the network works in its own.
         """
-        cast = lambda value: value.to(self.dtype)
-        return guided_x0(self.denoiser, cast(x_t), cast(sigma), cast(anchor), cfg_scale, has_anchor).to(x_t)
+        return guided_x0(self.denoiser, x_t, sigma, anchor, cfg_scale, has_anchor)
 
     @torch.no_grad()
     def denoise(
@@ -139,8 +138,12 @@ class TwoHandPrior(nn.Module):
         Returns:
             Pairs in the same frame: the right hand as the prior sees it beside the given left one, and the left
             hand as it sees it beside the given right one.
+
+        Raises:
+            ValueError: sigma is out of range; a hand holds NaN, or is on another device than the prior.
         """
         check_sigma(sigma)
+        given, hands = hands, _checked(hands)
         models = self.hands if hands.hands is None else hands.hands
         partner, anchor = canonical_pair(self, hands)
         noise = torch.randn(partner.shape[1:], generator=generator, device=partner.device, dtype=partner.dtype)
@@ -153,7 +156,7 @@ class TwoHandPrior(nn.Module):
             vector, _, frame = to_canonical(hands, models, anchor_side)
             moved = from_canonical(vector, x0[index].to(vector), models, frame, anchor_side)
             result[side] = getattr(moved, side)
-        return TwoHands(result["left"], result["right"], hands.hands, hands.extras)
+        return TwoHands(result["left"], result["right"], given.hands, given.extras).to(given.dtype)
 
     def refine(self, hands: TwoHands, **options: Any) -> TwoHands:
         """Pull estimated pairs towards plausible ones; see `interhand_prior.refinement.refine`."""
@@ -187,8 +190,7 @@ class TwoHandPrior(nn.Module):
             ValueError: the prior is not calibrated; a hand holds NaN.
         """
         calibration = self.require_calibration()
-        left, right = HandParams.coerce(hands.left, "hands.left"), HandParams.coerce(hands.right, "hands.right")
-        partner, anchor = canonical_pair(self, TwoHands(left, right, hands.hands))
+        partner, anchor = canonical_pair(self, _checked(hands))
         share = calibration.share_above(log_residuals(self, partner, anchor)).mean(-2)
         return Score(share[..., 0], share[..., 1])
 
@@ -205,7 +207,7 @@ class TwoHandPrior(nn.Module):
         """Learn what residuals ordinary estimates have, from held-out pairs with the noise of an estimate on them.
 
         Args:
-            pairs: (N,) clean pairs.
+            pairs: (N,) clean pairs, N >= 2; hundreds make good quantiles.
             pose_noise: standard deviation on hand_pose, radians.
             rotation_noise: on global_orient, radians.
             translation_noise: on transl, metres.
@@ -213,7 +215,12 @@ class TwoHandPrior(nn.Module):
 
         Returns:
             self.
+
+        Raises:
+            ValueError: the pairs are too few, have another batch shape than (N,), or hold NaN.
         """
+        if len(pairs.batch_shape) != 1 or len(pairs) < 2:
+            raise ValueError(f"pairs must have batch shape (N,) with N >= 2, got {tuple(pairs.batch_shape)}")
         generator = torch.Generator().manual_seed(seed)
         spread = {"hand_pose": pose_noise, "global_orient": rotation_noise, "transl": translation_noise, "betas": 0.0}
 
@@ -224,7 +231,7 @@ class TwoHandPrior(nn.Module):
         residuals = []
         for start in range(0, len(pairs), 1024):
             part = pairs[start : start + 1024]
-            part = TwoHands(noisy(part.left), noisy(part.right), part.hands).to(self.device)
+            part = _checked(TwoHands(noisy(part.left), noisy(part.right), part.hands)).to(self.device)
             residuals.append(log_residuals(self, *canonical_pair(self, part)).cpu())
         self.calibration = Calibration.fit(torch.cat(residuals))
         return self
@@ -245,7 +252,7 @@ class TwoHandPrior(nn.Module):
             pair = from_canonical(physical, physical, self.hands, anchor_side=anchor_side)
             return model_p(getattr(pair, sides[1]))[0]
 
-        return PairSurfaces(anchor, partner, model_a.faces, model_p.faces)
+        return PairSurfaces(anchor, partner, model_a.faces.to(self.device), model_p.faces.to(self.device))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
         """Write config.json and model.safetensors, whole or not at all.
@@ -282,18 +289,25 @@ class TwoHandPrior(nn.Module):
 
         Raises:
             FileNotFoundError, CheckpointError: the folder does not hold a whole, unchanged prior.
+            ValueError: dtype is no floating-point type.
         """
+        dtype = dtype or torch.float32
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+        hands = None if hands is None else load_hands(hands)
         config, tensors = read_checkpoint(folder)
         try:
             schedule = dict(config["schedule"])
             if schedule.pop("name") != "cosine" or config["vector"] != SIZE:
                 raise ValueError(f"schedule {config['schedule']} with vectors of {config['vector']}")
-            denoiser = Denoiser(DenoiserConfig(**config["denoiser"]))
+            # Without memory or random numbers: whoever loads a prior finds torch's generators as they were.
+            with torch.device("meta"):
+                denoiser = Denoiser(DenoiserConfig(**config["denoiser"]))
             parts: dict[str, dict[str, Tensor]] = {"denoiser": {}, "normalizer": {}, "calibration": {}}
             for name, value in tensors.items():
                 part, _, rest = name.partition(".")
-                parts[part][rest] = value.float()
-            denoiser.load_state_dict(parts["denoiser"])
+                parts[part][rest] = value.to(dtype if part == "denoiser" else torch.float32)
+            denoiser.load_state_dict(parts["denoiser"], assign=True)
             normalizer = Normalizer(**parts["normalizer"])
             calibration = Calibration(**parts["calibration"]) if parts["calibration"] else None
             facts = {"calibration": calibration, "info": config["info"]}
@@ -302,7 +316,7 @@ class TwoHandPrior(nn.Module):
             raise CheckpointError(
                 f"{folder} is no prior of this version ({error}); save it again with this version or upgrade"
             ) from error
-        return prior.to(device=device, dtype=dtype or torch.float32)
+        return prior.to(device=device, dtype=dtype)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hugging Face Hub; for the options see `interhand_prior.hub.push_folder`.
@@ -316,3 +330,9 @@ class TwoHandPrior(nn.Module):
 
         with tempfile.TemporaryDirectory() as folder:
             return push_folder(self.save_pretrained(folder), repo_id, **options)
+
+
+def _checked(hands: TwoHands) -> TwoHands:
+    """Without NaN, and in float32 at least."""
+    left, right = HandParams.coerce(hands.left, "hands.left"), HandParams.coerce(hands.right, "hands.right")
+    return TwoHands(left, right, hands.hands).to(torch.promote_types(hands.dtype, torch.float32))

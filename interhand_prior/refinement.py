@@ -67,8 +67,9 @@ def refine(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     generator = torch.Generator(device=hands.device).manual_seed(seed)
-    start = hands.detach()
-    scale = {name: torch.as_tensor(value, dtype=hands.dtype, device=hands.device) for name, value in std.items()}
+    # Half precision would lose the small steps.
+    start = hands.detach().to(torch.promote_types(hands.dtype, torch.float32))
+    scale = {name: torch.as_tensor(value, dtype=start.dtype, device=start.device) for name, value in std.items()}
     # Moves in units of the standard deviation: one learning rate suits every parameter.
     moves = {
         side: {name: torch.zeros_like(getattr(getattr(start, side), name), requires_grad=True) for name in FIELDS}
@@ -86,9 +87,9 @@ def refine(
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
             loss = sds_loss(
-                prior, moved("left"), moved("right"), reduction="sum", generator=generator, **options
+                prior, moved("left"), moved("right"), reduction="sum", generator=generator, hands=hands.hands, **options
             ) + 0.5 * sum((leaf.square().sum() for leaf in leaves), start=torch.zeros((), device=hands.device))
             loss.backward()
             optimizer.step()
             schedule.step()
-    return TwoHands(moved("left"), moved("right"), hands.hands, hands.extras).detach()
+    return TwoHands(moved("left"), moved("right"), hands.hands, hands.extras).detach().to(hands.dtype)

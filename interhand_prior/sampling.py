@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .canonical import SIZE, SLICES, Side, from_canonical, to_canonical
+from .canonical import SIZE, SLICES, Frame, Side, from_canonical, to_canonical
 from .guidance.anti_penetration import AntiPenetration
 from .guidance.cfg import guided_x0
 from .params import HandLike, HandParams, TwoHands
@@ -63,7 +63,8 @@ def sample(
             different partners of it, or (num_samples,) for one partner each.
         given_side: which hand `given` is.
         seed: of a private generator; the same seed gives the same pairs whatever `batch_size` is.
-        generator: to draw from instead; on the CPU or on the prior's device.
+        generator: to draw from instead; on the CPU or on the prior's device. With neither, torch's own generator
+            for the CPU is drawn from.
         batch_size: pairs in memory at a time. Default: as many as 512.
         progress: show a progress bar.
 
@@ -78,10 +79,12 @@ def sample(
     _check(num_samples, steps, cfg_scale, penetration_scale, eta, batch_size, seed, generator)
     if given_side not in ("left", "right"):
         raise ValueError(f"given_side must be 'left' or 'right', got {given_side!r}")
-    device, dtype = prior.device, prior.dtype
+    # States and poses are kept in full precision, whatever the network's.
+    device, dtype = prior.device, torch.promote_types(prior.dtype, torch.float32)
     if generator is None:
-        generator = torch.Generator().manual_seed(torch.seed() if seed is None else seed)
-    draw = lambda: torch.randn(num_samples, SIZE, generator=generator, device=generator.device).to(device, dtype)
+        generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
+    source: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float32}
+    draw = lambda: torch.randn(num_samples, SIZE, **source).to(device, dtype)
     levels = prior.schedule.steps(steps)
     chunk = min(batch_size or 512, num_samples)
     runs = 1 if given is not None else 2
@@ -98,7 +101,8 @@ def sample(
             anchor = torch.cat((x0[:, SLICES["own"]], torch.zeros_like(x0[:, SLICES["relative"]])), -1)
             frame = None
         else:
-            anchor, frame = _given(prior, given, given_side, num_samples)
+            kept = _expanded(given, num_samples, device, dtype)
+            anchor, frame = _given(prior, kept, given_side)
         guidance = AntiPenetration(prior.surfaces(side), scale=penetration_scale) if penetration_scale else None
 
         def partner_of(rows: slice) -> Denoise:
@@ -118,10 +122,9 @@ def sample(
     pairs = from_canonical(anchor, partner, hands, frame, side)
     if given is not None:
         # Bit for bit the hand that was given, not its round trip.
-        kept = _expanded(given, given_side, num_samples, device, dtype)
         left, right = (kept, pairs.right) if given_side == "left" else (pairs.left, kept)
         pairs = TwoHands(left, right, hands)
-    return pairs
+    return pairs.to(prior.dtype)
 
 
 def ddim(
@@ -163,16 +166,15 @@ def _batched(make: Callable[[slice], Denoise], total: int, chunk: int, bar: _Pro
     return denoise
 
 
-def _given(prior: TwoHandPrior, given: HandLike, side: Side, num_samples: int) -> tuple[Tensor, Any]:
+def _given(prior: TwoHandPrior, hand: HandParams, side: Side) -> tuple[Tensor, Frame]:
     """The normalised anchor vector (num_samples, 64) of a hand that is kept, and its frame."""
-    hand = _expanded(given, side, num_samples, prior.device, prior.dtype)
     # The other hand does not enter the anchor's vector nor its frame; any will do.
     pair = TwoHands(hand, hand.mirrored()) if side == "left" else TwoHands(hand.mirrored(), hand)
     anchor, _, frame = to_canonical(pair, prior.hands, side)
     return prior.normalizer.anchor(anchor), frame
 
 
-def _expanded(given: HandLike, side: str, num_samples: int, device: torch.device, dtype: torch.dtype) -> HandParams:
+def _expanded(given: HandLike, num_samples: int, device: torch.device, dtype: torch.dtype) -> HandParams:
     hand = HandParams.coerce(given, "given").detach()
     if hand.batch_shape not in ((), (num_samples,)):
         raise ValueError(

@@ -81,15 +81,25 @@ def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return signal(sigma)[..., None] * x0 + sigma[..., None] * noise
 
 
-def check_sigma(sigma: float, name: str = "sigma") -> float:
+def check_sigma(sigma: float | Tensor, name: str = "sigma") -> None:
     """Refuse what is no noise level.
+
+    Args:
+        sigma: a level, or a tensor of them; a tensor is looked at on the CPU only, because elsewhere the host would
+            have to wait for the device.
+        name: how to call it in the error.
 
     Raises:
         ValueError: sigma is not in (0, 1).
     """
-    if not 0 < sigma < 1:
+    if isinstance(sigma, Tensor):
+        if sigma.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        wrong = sigma[~((sigma > 0) & (sigma < 1))].flatten()[:1].tolist()
+    else:
+        wrong = [] if 0 < sigma < 1 else [sigma]
+    if wrong:
         raise ValueError(
-            f"{name} must be a noise level in (0, 1), the share of noise in x_t, got {sigma} "
+            f"{name} must be a noise level in (0, 1), the share of noise in x_t, got {wrong[0]} "
             "(an integer time step has no meaning outside its own schedule: sigma = sqrt(1 - alpha_bar[t]))"
         )
-    return float(sigma)

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .canonical import SLICES, to_canonical
+from .canonical import SIZE, SLICES, to_canonical
 from .params import HandLike, HandParams, TwoHands, check_same_place
 from .plausibility import log_residuals, placement_gate
 from .schedule import add_noise, check_sigma, snr
 
 if TYPE_CHECKING:
+    from .hands import HandPair
     from .prior import TwoHandPrior
 
 __all__ = ["DEFAULT_GROUP_WEIGHTS", "DEFAULT_SIGMA", "SDSTerms", "canonical_pair", "sds_loss", "sds_terms"]
@@ -73,6 +74,7 @@ def sds_loss(
     num_draws: int = 1,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
+    hands: HandPair | None = None,
 ) -> Tensor:
     """Pull a pair of hands towards what two hands do (Eq. 9).
 
@@ -95,8 +97,9 @@ def sds_loss(
         squared: False gives the paper's unsquared norm.
         cfg_scale: classifier-free guidance of the estimate, Eq. 4.
         num_draws: noises to average over.
-        reduction: over pairs: "mean", "sum" or "none".
+        reduction: over pairs: "mean" (0 for an empty batch), "sum" or "none".
         generator: of the noise, on the hands' device.
+        hands: the hand models the parameters belong to. Default: those of the prior.
 
     Returns:
         A scalar, or (...) with reduction="none"; in the hands' type.
@@ -107,9 +110,9 @@ def sds_loss(
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     factors = _factors(group_weights)
-    hands, present = _pair(left, right, left_valid, right_valid)
+    pair, present = _pair(left, right, left_valid, right_valid, hands)
     terms = sds_terms(
-        prior, hands, sigma=sigma, present=present, gate=gate, cfg_scale=cfg_scale, num_draws=num_draws,
+        prior, pair, sigma=sigma, present=present, gate=gate, cfg_scale=cfg_scale, num_draws=num_draws,
         generator=generator,
     )  # fmt: skip
     residual = terms.residual
@@ -127,8 +130,9 @@ def sds_loss(
     loss = square.sum(0)
     if weight is not None:
         loss = loss * _per_pair("weight", weight, loss)
-    loss = loss.to(hands.dtype)
-    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+    if reduction != "none":
+        loss = loss.sum() / (max(loss.numel(), 1) if reduction == "mean" else 1)
+    return loss.to(pair.dtype)
 
 
 def sds_terms(
@@ -156,13 +160,22 @@ def sds_terms(
 
     Returns:
         The terms.
+
+    Raises:
+        ValueError: sigma or num_draws is out of range; the hands are not where the prior is.
     """
+    check_sigma(sigma)
+    if num_draws < 1:
+        raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     partner, anchor = canonical_pair(prior, hands)
     if present is None:
         present = torch.ones(partner.shape[:-1], dtype=torch.bool, device=partner.device)
     paired = present.all(0)
-    level = sigma if isinstance(sigma, Tensor) else partner.new_tensor(check_sigma(sigma))
-    level = _per_pair("sigma", level, partner[0, ..., 0]).to(partner)
+    # A hand by itself has no placement. The mean one stands in, or the estimate of its fingers would depend on
+    # where it happens to be.
+    own = torch.arange(SIZE, device=partner.device) < SLICES["own"].stop
+    partner = torch.where(paired[..., None] | own, partner, torch.zeros_like(partner))
+    level = _per_pair("sigma", sigma, partner[0, ..., 0]).to(partner)
     noise = torch.randn(
         num_draws, *partner.shape[1:], generator=generator, device=partner.device, dtype=partner.dtype
     )
@@ -191,9 +204,15 @@ def canonical_pair(prior: TwoHandPrior, hands: TwoHands) -> tuple[Tensor, Tensor
     Returns:
         partner (2, ..., 64): the right hand seen from the left, the left seen from the right; anchor (2, ..., 64).
         Half-precision hands are computed with in float32.
+
+    Raises:
+        ValueError: the hands are not on the prior's device.
     """
-    if hands.dtype in (torch.float16, torch.bfloat16):
-        hands = hands.to(torch.float32)
+    if hands.device != prior.device:
+        raise ValueError(
+            f"the hands are on {hands.device} but the prior is on {prior.device}; use prior.to({str(hands.device)!r})"
+        )
+    hands = hands.to(torch.promote_types(hands.dtype, torch.float32))
     models = prior.hands if hands.hands is None else hands.hands
     anchor_l, partner_r, _ = to_canonical(hands, models, "left")
     anchor_r, partner_l, _ = to_canonical(hands, models, "right")
@@ -216,7 +235,11 @@ def _factors(group_weights: Mapping[str, float] | None) -> list[float]:
 
 
 def _pair(
-    left: HandLike, right: HandLike, left_valid: Tensor | None, right_valid: Tensor | None
+    left: HandLike,
+    right: HandLike,
+    left_valid: Tensor | None,
+    right_valid: Tensor | None,
+    models: HandPair | None,
 ) -> tuple[TwoHands, Tensor]:
     """The pair with absent hands replaced by zeros, and (2, ...) whether the right, the left hand exists."""
     left = HandParams.coerce(left, "left", check_finite=None if left_valid is None else False)
@@ -232,15 +255,15 @@ def _pair(
         if mask is None:
             mask = torch.ones(hand.batch_shape, dtype=torch.bool, device=hand.device)
         else:
+            wanted = f"{name}_valid must be a bool tensor of shape {tuple(hand.batch_shape)} on {hand.device}"
+            if not isinstance(mask, Tensor):
+                raise TypeError(f"{wanted}, got {type(mask).__name__}")
             if mask.dtype != torch.bool or mask.shape != hand.batch_shape or mask.device != hand.device:
-                raise ValueError(
-                    f"{name}_valid must be a bool tensor of shape {tuple(hand.batch_shape)} on {hand.device}, "
-                    f"got {mask.dtype} {tuple(mask.shape)} on {mask.device}"
-                )
+                raise ValueError(f"{wanted}, got {mask.dtype} {tuple(mask.shape)} on {mask.device}")
             hand = HandParams.coerce(_zero_where(hand, ~mask), name)
         hands.append(hand)
         valid.append(mask)
-    return TwoHands(hands[0], hands[1]), torch.stack((valid[1], valid[0]))
+    return TwoHands(hands[0], hands[1], models), torch.stack((valid[1], valid[0]))
 
 
 def _zero_where(hand: HandParams, absent: Tensor) -> HandParams:
@@ -249,7 +272,7 @@ def _zero_where(hand: HandParams, absent: Tensor) -> HandParams:
 
 def _per_pair(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
-        return like.new_tensor(value)
+        value = torch.as_tensor(value, dtype=like.dtype)
     if value.shape != like.shape and value.ndim != 0:
         raise ValueError(f"{name} must be a number or a tensor of shape {tuple(like.shape)}, got {tuple(value.shape)}")
     return value.to(like.device).expand(like.shape)

@@ -1,0 +1,8 @@
+"""`python -m interhand_prior` is `interhand-prior`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

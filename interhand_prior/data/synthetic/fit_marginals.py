@@ -1,0 +1,102 @@
+r"""Fit the pose sampler's free numbers to the marginals of real fits; writes `fitted_poses.py`.
+
+``python -m interhand_prior.data.synthetic.fit_marginals`` (about a minute, deterministic).
+
+Minimises, over 500 Adam steps on fresh samples of 2048 hands,
+:math:`\sum ((m - M)/S)^2 + \sum \log^2(s/S)` between the sample's mean m and deviation s and the table's M and S, plus a
+cost on whatever moves fingertips (off-axis rotation) and on the gauge. The two variants differ in which costs more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pprint
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .anatomy import DOF_MAX, DOF_MIN, dof_axes, off_axis_projector, soft_clamp
+from .gauge import twist_gauge
+from .marginals import POSE_MEAN, POSE_SD, compare_marginals
+from .skeleton import open_hand_skeleton
+
+HEADER = '''"""Numbers of the pose sampler, written by ``python -m interhand_prior.data.synthetic.fit_marginals``.
+
+Do not edit. Radians; see `single_hand` for what each one does.
+"""
+
+from __future__ import annotations
+'''
+
+
+def fit(gauge_heavy: bool, *, steps: int = 500, seed: int = 0) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """One fit: its numbers, and how its marginals compare with the table on 20,000 hands."""
+    from .single_hand import correlated_noise, draw_free_dof
+
+    generator = torch.Generator().manual_seed(seed)
+    pool = draw_free_dof(40_000, generator)
+    mean, projector, axes = pool.mean(0), off_axis_projector(), dof_axes()
+    bones = open_hand_skeleton().bone_directions[None]
+    p = {
+        "dof_shift": torch.zeros(20), "dof_log_scale": torch.zeros(20), "dof_log_noise": torch.full((20,), -2.5),
+        "off_mean": torch.zeros(45), "off_log_sd": torch.full((45,), -2.5),
+        "phi_mean": torch.zeros(15), "phi_log_sd": torch.full((15,), -1.5),
+    }  # fmt: skip
+    for value in p.values():
+        value.requires_grad_(True)
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        dof = pool[torch.randint(len(pool), (n,), generator=generator)]
+        noise = correlated_noise(n, generator) * p["dof_log_noise"].exp()
+        dof = mean + p["dof_shift"] + (dof - mean) * p["dof_log_scale"].exp() + noise
+        dof = soft_clamp(dof)
+        off = (p["off_mean"] + torch.randn(n, 45, generator=generator) * p["off_log_sd"].exp()) @ projector
+        phi = p["phi_mean"] + torch.randn(n, 15, generator=generator) * p["phi_log_sd"].exp()
+        return dof, twist_gauge(dof @ axes.T + off, phi, bones)
+
+    # cost of: constant off-axis part, its spread, mean gauge, its spread, dof noise
+    price = (2.0, 2.0, 0.1, 0.1, 0.5) if gauge_heavy else (0.5, 0.1, 0.3, 4.0, 0.1)
+    optimiser = torch.optim.Adam(list(p.values()), lr=0.02)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 0.02 * (1 - step / steps) + 0.001
+        dof, pose = draw(2048)
+        misfit = ((pose.mean(0) - POSE_MEAN) / POSE_SD).pow(2).sum() + (pose.std(0) / POSE_SD).log().pow(2).sum()
+        cost = (
+            price[0] * (p["off_mean"] @ projector).pow(2).sum()
+            + price[1] * ((2 * p["off_log_sd"]).exp() * projector.diagonal()).sum()
+            + price[2] * p["phi_mean"].pow(2).sum()
+            + price[3] * (2 * p["phi_log_sd"]).exp().sum()
+            + price[4] * (2 * p["dof_log_noise"]).exp().sum()
+            + 0.3 * p["dof_shift"].pow(2).sum()
+            + 0.3 * p["dof_log_scale"].pow(2).sum()
+        )
+        outside = (DOF_MIN - 0.1 - dof).clamp_min(0).pow(2) + (dof - DOF_MAX - 0.1).clamp_min(0).pow(2)
+        optimiser.zero_grad()
+        (misfit + cost + 20 * outside.sum(1).mean()).backward()
+        optimiser.step()
+    with torch.no_grad():
+        report = compare_marginals(draw(20_000)[1])
+    numbers = {"dof_mean": mean}
+    for key, value in p.items():
+        numbers[key.replace("_log", "")] = value.detach().exp() if "_log_" in key else value.detach()
+    return {key: [round(float(x), 4) for x in value] for key, value in numbers.items()}, report
+
+
+def main() -> None:
+    """Fit both variants and write the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("fitted_poses.py"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    text = HEADER
+    for name, heavy in (("GAUGE_HEAVY", True), ("OFF_AXIS_HEAVY", False)):
+        numbers, report = fit(heavy)
+        print(name, {key: round(value, 3) for key, value in report.items()})
+        body = pprint.pformat(numbers, width=108, compact=True, sort_dicts=False)
+        text += f"\n{name}: dict[str, list[float]] = {body}\n"
+    args.out.write_text(text.replace("'", '"'))
+
+
+if __name__ == "__main__":
+    main()

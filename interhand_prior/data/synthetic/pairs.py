@@ -1,0 +1,168 @@
+"""One shard of pairs: half contacts solved and finished on the mesh, half loosely near, roles exchanged at random.
+
+World frame: the left hand has identity rotation and its middle MCP at the origin. (The canonical vectors of this
+package do not see the world frame, so nothing is gained by moving a pair about.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interhand_prior.params import HandParams, TwoHands
+from interhand_prior.rotations import matrix_to_axis_angle, mirror_axis_angle
+
+from .archetypes import ARCHETYPE_NAMES, LOOSE
+from .contact import Pairs, ball_report, solve
+from .loose import draw_candidates
+from .placement import CONTACT_POWER, draw_starts, mirror_relative
+from .skeleton import MM, open_hand_model
+from .surface import MAX_DEPTH, TOUCH, finish, meshes, surface_report
+
+_BATCH = 256
+_LOOSE_DEPTH = 0.2  # mm: loose pairs do not touch
+
+
+@dataclass
+class Tally:
+    """How many pairs were tried and kept, and why others were not."""
+
+    tried: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+
+    def add(self, names: Sequence[str], ok: Tensor) -> None:
+        """Count names (N) and the kept ones among them."""
+        self.tried.update(names)
+        self.kept.update(name for name, good in zip(names, ok.tolist(), strict=True) if good)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    pairs: Pairs
+    betas_left: Tensor
+    betas_right: Tensor
+    report: dict[str, Tensor]
+
+    def __getitem__(self, index: Tensor) -> _Batch:
+        report = {k: v[index] for k, v in self.report.items()}
+        return _Batch(self.pairs[index], self.betas_left[index], self.betas_right[index], report)
+
+
+def contact_batch(n: int, generator: torch.Generator, tally: Tally | None = None) -> _Batch:
+    """Try n contacts; returns those that keep every limit on the open hand's mesh."""
+    start, goal, betas_l, betas_r = draw_starts(n, generator, power=CONTACT_POWER)
+    pairs, drift = solve(start, goal)
+    balls = ball_report(pairs)
+    ok = (balls["depth"] < 4) & (balls["depth_arm"] < 6) & (balls["depth_self"] < 3)
+    ok &= (balls["near"] < 4) & (drift < 0.35)
+    index = ok.nonzero()[:, 0]
+    done, report = finish(pairs[index], (betas_l[index], betas_r[index]))
+    balls = ball_report(done)
+    good = (report["depth"] <= MAX_DEPTH) & (report["near"] < TOUCH)
+    good &= (balls["depth_self"] < 3) & (balls["depth_arm"] < 6)
+    ok[index] &= good
+    if tally is not None:
+        tally.add([ARCHETYPE_NAMES[k] for k in start.kind.tolist()], ok)
+    return _Batch(done, betas_l[index], betas_r[index], report)[good.nonzero()[:, 0]]
+
+
+def loose_batch(n: int, generator: torch.Generator, tally: Tally | None = None) -> _Batch:
+    """Try n loosely near pairs; returns those whose meshes do not meet."""
+    pairs, betas_l, betas_r = draw_candidates(n, generator)
+    report = surface_report(*meshes(pairs, betas_l, betas_r))
+    good = report["depth"] <= _LOOSE_DEPTH
+    if tally is not None:
+        tally.tried[LOOSE] += n
+        tally.kept[LOOSE] += int(good.sum())
+    return _Batch(pairs, betas_l, betas_r, report)[good.nonzero()[:, 0]]
+
+
+def to_two_hands(pairs: Pairs, betas_left: Tensor, betas_right: Tensor) -> TwoHands:
+    """Parameters in metres and radians, each hand in its own side's convention."""
+    model, n = open_hand_model(), len(pairs)
+    zero = torch.zeros(n, 3)
+    rest_l, rest_r = model.rest_joints(betas_left), model.rest_joints(betas_right)
+    mirror = torch.tensor([-1.0, 1.0, 1.0])
+    left = HandParams(
+        zero, mirror_axis_angle(pairs.left.full_pose(pairs.dof_left)), betas_left, -rest_l[:, 4] * mirror
+    )
+    wrist = rest_r[:, 0]  # the root turns about the wrist, so the middle MCP goes to wrist + R (mcp - wrist) + transl
+    turned = (pairs.rotation @ (rest_r[:, 4] - wrist)[..., None])[..., 0]
+    right = HandParams(
+        matrix_to_axis_angle(pairs.rotation), pairs.right.full_pose(pairs.dof_right), betas_right,
+        pairs.translation / MM - wrist - turned,
+    )  # fmt: skip
+    return TwoHands(left, right)
+
+
+def _exchange(batch: _Batch, generator: torch.Generator) -> _Batch:
+    """Half of the pairs become their mirror image with roles exchanged, so that no hand is always the active one."""
+    n = len(batch.pairs)
+    swap = torch.rand(n, generator=generator) < 0.5
+    order = torch.where(swap, torch.arange(n) + n, torch.arange(n))
+    p = batch.pairs
+    rotation, translation = mirror_relative(p.rotation, p.translation)
+    both = [
+        p,
+        Pairs(p.right, p.left, p.dof_right, p.dof_left, rotation, translation, p.kind),
+    ]
+    betas = [(batch.betas_left, batch.betas_right), (batch.betas_right, batch.betas_left)]
+    joined = cat_pairs(both)[order]
+    return _Batch(
+        joined,
+        torch.cat([betas[0][0], betas[1][0]])[order],
+        torch.cat([betas[0][1], betas[1][1]])[order],
+        batch.report,
+    )
+
+
+def _cat(values: list[object]) -> object:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(values)  # type: ignore[arg-type]
+    return type(first)(*(_cat([getattr(v, k) for v in values]) for k in first.__dataclass_fields__))  # type: ignore[attr-defined]
+
+
+def cat_pairs(pairs: list[Pairs]) -> Pairs:
+    """Join batches."""
+    return _cat(list(pairs))  # type: ignore[return-value]
+
+
+def _collect(make: object, n: int, generator: torch.Generator, tally: Tally, share: float) -> list[_Batch]:
+    got: list[_Batch] = []
+    have = 0
+    while have < n:
+        want = min(_BATCH, int((n - have) / share) + 8)
+        batch = make(want, generator, tally)  # type: ignore[operator]
+        batch = batch[torch.arange(min(len(batch.pairs), n - have))]
+        have += len(batch.pairs)
+        got.append(batch)
+    return got
+
+
+def make_shard(n: int, loose_share: float, generator: torch.Generator) -> tuple[TwoHands, Tally]:
+    """n pairs in random order with extras ``archetype`` (name), ``depth_mm`` and ``near_mm`` (on the mesh)."""
+    tally = Tally()
+    loose = round(n * loose_share)
+    got = _collect(contact_batch, n - loose, generator, tally, 0.85)
+    got += _collect(loose_batch, loose, generator, tally, 0.6)
+    batch = _Batch(
+        cat_pairs([g.pairs for g in got]),
+        torch.cat([g.betas_left for g in got]),
+        torch.cat([g.betas_right for g in got]),
+        {k: torch.cat([g.report[k] for g in got]) for k in got[0].report},
+    )
+    batch = _exchange(batch[torch.randperm(n, generator=generator)], generator)
+    hands = to_two_hands(batch.pairs, batch.betas_left, batch.betas_right)
+    names = np.array([*ARCHETYPE_NAMES, LOOSE])  # the kind of a loose pair is -1
+    extras = {
+        "archetype": names[batch.pairs.kind.numpy()],
+        "depth_mm": batch.report["depth"].numpy(),
+        "near_mm": batch.report["near"].numpy(),
+    }
+    return TwoHands(hands.left, hands.right, None, extras), tally

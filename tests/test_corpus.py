@@ -1,0 +1,237 @@
+"""The synthetic corpus, end to end: shards, seeds, splits, resume, and what its pairs promise."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interhand_prior.data.synthetic import ARCHETYPE_NAMES, LOOSE, generate_corpus
+from interhand_prior.data.synthetic.__main__ import main
+from interhand_prior.data.synthetic.shards import SPLITS, CorpusConfig, shard_seed
+from interhand_prior.data.synthetic.statistics import relative_pose, summarise
+from interhand_prior.params import FIELDS, TwoHands
+
+ARGS = {"val_num": 6, "test_num": 6, "seed": 7, "shard_size": 12, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("corpus") / "made"
+    generate_corpus(out, 24, workers=1, **ARGS)
+    return out
+
+
+def shards(folder: Path) -> dict[str, TwoHands]:
+    return {p.name: TwoHands.load(p) for p in sorted(folder.glob("*.npz"))}
+
+
+def same(a: TwoHands, b: TwoHands) -> bool:
+    fields = itertools.product(("left", "right"), FIELDS)
+    equal = all(torch.equal(getattr(getattr(a, s), f), getattr(getattr(b, s), f)) for s, f in fields)
+    return equal and all(np.array_equal(a.extras[k], b.extras[k]) for k in a.extras)
+
+
+def test_layout_and_manifest(corpus: Path) -> None:
+    assert sorted(p.name for p in corpus.iterdir()) == [
+        "manifest.json", "test-00000.npz", "train-00000.npz", "train-00001.npz", "val-00000.npz",
+    ]  # fmt: skip
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    assert manifest["complete"] is True
+    assert manifest["config"] == {"train": 24, "val": 6, "test": 6, "seed": 7, "loose_share": 0.5, "shard_size": 12}
+    assert manifest["shards"]["train-00001.npz"] == 12
+    assert manifest["statistics"]["pairs"] == 36
+
+
+def test_half_of_each_shard_touches(corpus: Path) -> None:
+    for pairs in shards(corpus).values():
+        names = pairs.extras["archetype"]
+        assert (names == LOOSE).sum() == len(pairs) // 2
+        assert set(names) <= {*ARCHETYPE_NAMES, LOOSE}
+
+
+def test_contacts_touch_and_do_not_penetrate_on_the_mesh(corpus: Path) -> None:
+    """An oracle that shares nothing with the generator: winding numbers and every triangle, on TwoHands.vertices()."""
+    for pairs in shards(corpus).values():
+        model = pairs.model
+        left, right = (v.double() for v in pairs.vertices())
+        for i, name in enumerate(pairs.extras["archetype"]):
+            gap, depth = brute_force(left[i], model.left.sealed_faces, right[i], model.right.sealed_faces)
+            assert depth <= 2.05e-3, (name, depth)
+            if name == LOOSE:
+                assert depth <= 0.3e-3
+            else:
+                assert gap < 3e-3, (name, gap)
+            assert abs(depth * 1e3 - pairs.extras["depth_mm"][i]) < 0.4
+
+
+def brute_force(
+    left: torch.Tensor, faces_l: torch.Tensor, right: torch.Tensor, faces_r: torch.Tensor
+) -> tuple[float, float]:
+    from interhand_prior.hands import sealed_vertices
+
+    left, right = sealed_vertices(left), sealed_vertices(right)
+    gap, depth = np.inf, 0.0
+    for points, mesh, faces in ((left, right, faces_r), (right, left, faces_l)):
+        near = torch.cdist(points, mesh).amin(1) < 0.012  # farther vertices are neither touching nor barely inside
+        near |= winding_number(points, mesh, faces).abs() > 0.5
+        if not near.any():
+            gap = min(gap, float(torch.cdist(points, mesh).min()))
+            continue
+        p = points[near]
+        distance = point_mesh_distance(p, mesh, faces)
+        inside = winding_number(p, mesh, faces).abs() > 0.5
+        gap = min(gap, float(torch.where(inside, torch.zeros_like(distance), distance).min()))
+        if inside.any():
+            depth = max(depth, float(distance[inside].max()))
+    return gap, depth
+
+
+def winding_number(p: torch.Tensor, mesh: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """Van Oosterom and Strackee's solid angles, summed."""
+    a, b, c = (mesh[faces[:, k]] - p[:, None] for k in range(3))
+    la, lb, lc = (v.norm(dim=-1) for v in (a, b, c))
+    top = (a * torch.linalg.cross(b, c)).sum(-1)
+    bottom = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
+    return torch.atan2(top, bottom).sum(1) / (2 * torch.pi)
+
+
+def point_mesh_distance(p: torch.Tensor, mesh: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """Plane distance where the foot lies inside the triangle, else the nearest of its three edges."""
+    a, b, c = (mesh[faces[:, k]] for k in range(3))
+    n = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+    q = p[:, None]
+    height = ((q - a) * n).sum(-1)
+    foot = q - height[..., None] * n
+    inside = torch.stack([(torch.linalg.cross(v - u, foot - u) * n).sum(-1) for u, v in ((a, b), (b, c), (c, a))])
+    plane = torch.where((inside >= 0).all(0), height.abs(), torch.full_like(height, np.inf))
+    edges = []
+    for u, v in ((a, b), (b, c), (c, a)):
+        t = (((q - u) * (v - u)).sum(-1) / (v - u).pow(2).sum(-1)).clamp(0, 1)
+        edges.append((q - u - t[..., None] * (v - u)).norm(dim=-1))
+    return torch.stack([plane, *edges]).amin(0).amin(1)
+
+
+def test_shapes_nearly_equal_and_left_hand_canonical(corpus: Path) -> None:
+    for pairs in shards(corpus).values():
+        difference = pairs.left.betas - pairs.right.betas
+        assert 0.03 < difference.std() < 0.2
+        assert torch.equal(pairs.left.global_orient, torch.zeros_like(pairs.left.global_orient))
+        left, _ = pairs.joints()
+        assert left[:, 4].abs().max() < 1e-6
+
+
+def test_same_corpus_whatever_the_workers(corpus: Path, tmp_path: Path) -> None:
+    generate_corpus(tmp_path / "two", 24, workers=2, **ARGS)
+    one, two = shards(corpus), shards(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert all(same(one[k], two[k]) for k in one)
+
+
+def test_splits_share_no_seed_and_no_hand(corpus: Path) -> None:
+    seeds = [shard_seed(seed, split, i) for seed in (0, 1) for split in SPLITS for i in range(300)]
+    assert len(set(seeds)) == len(seeds)
+    found = shards(corpus)
+    per_shard = [{h.hand_pose.numpy()[i].tobytes() for h in (p.left, p.right) for i in range(len(p))} for p in found.values()]
+    assert sum(map(len, per_shard)) == len(set().union(*per_shard))
+
+
+def test_resume_keeps_whole_shards_and_redoes_damaged_ones(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "resumed"
+    out.mkdir()
+    for p in corpus.iterdir():
+        (out / p.name).write_bytes(p.read_bytes())
+    (out / "val-00000.npz").unlink()
+    data = (out / "test-00000.npz").read_bytes()
+    (out / "test-00000.npz").write_bytes(data[: len(data) // 2])
+    kept = (out / "train-00000.npz").stat().st_mtime_ns
+    manifest = generate_corpus(out, 24, workers=1, **ARGS)
+    assert manifest["generated_now"]["pairs"] == 12
+    assert (out / "train-00000.npz").stat().st_mtime_ns == kept
+    one, two = shards(corpus), shards(out)
+    assert all(same(one[k], two[k]) for k in one)
+
+
+def test_failure_leaves_only_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from interhand_prior import params
+
+    real, calls = params.write_atomically, []
+
+    def full_disk(path: Path, data: bytes) -> Path:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return real(path, data)
+
+    monkeypatch.setattr(params, "write_atomically", full_disk)
+    args = {"val_num": 2, "test_num": 0, "shard_size": 2, "progress": False, "workers": 1, "loose_share": 1.0}
+    with pytest.raises(OSError, match="No space"):
+        generate_corpus(tmp_path, 2, **args)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "train-00000.npz"]
+    assert json.loads((tmp_path / "manifest.json").read_text())["complete"] is False
+    monkeypatch.undo()
+    assert generate_corpus(tmp_path, 2, **args)["complete"] is True
+
+
+def test_another_corpus_is_refused(corpus: Path) -> None:
+    with pytest.raises(ValueError, match="another corpus"):
+        generate_corpus(corpus, 24, **(ARGS | {"seed": 8}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loose_share": 1.5}, "loose_share"),
+        ({"shard_size": 0}, "shard_size"),
+        ({"workers": 0}, "workers"),
+        ({"seed": -1}, "seed"),
+        ({"val_num": -3}, "val"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path: Path, change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate_corpus(tmp_path / "x", 4, **(ARGS | change))
+    assert not (tmp_path / "x").exists()
+
+
+def test_empty_corpus_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        CorpusConfig(0, 0, 0)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(tmp_path / "c"), "--num", "2", "--val-num", "0", "--test-num", "0", "--workers", "1", "--quiet"])
+    assert "2 pairs" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "d"), "--num", "-1"])
+    assert stop.value.code == 2
+    assert "train must be an integer >= 0" in capsys.readouterr().err
+
+
+def test_statistics_of_a_known_pair(corpus: Path) -> None:
+    pairs = next(iter(shards(corpus).values()))
+    rel = relative_pose(pairs)
+    # a rigid motion of the pair changes nothing
+    turn = torch.tensor([0.3, -0.7, 0.4])
+    moved = turned(pairs, turn)
+    assert torch.allclose(relative_pose(moved), rel, atol=1e-5)
+    assert summarise([pairs])["contact"]["pairs"] == 6
+
+
+def turned(pairs: TwoHands, axis_angle: torch.Tensor) -> TwoHands:
+    from dataclasses import replace
+
+    from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+
+    rotation = axis_angle_to_matrix(axis_angle)
+
+    def turn(hand, model):  # type: ignore[no-untyped-def]
+        root = model.rest_joints(hand.betas)[:, 0]
+        orient = matrix_to_axis_angle(rotation @ axis_angle_to_matrix(hand.global_orient))
+        return replace(hand, global_orient=orient, transl=(root + hand.transl) @ rotation.T - root)
+
+    return replace(pairs, left=turn(pairs.left, pairs.model.left), right=turn(pairs.right, pairs.model.right))
