@@ -100,8 +100,8 @@ def started(truth: TwoHands, noise: Noise, generator: torch.Generator) -> Any:
 def seen_as(joints: Tensor, order: Any, std: float | Tensor, generator: torch.Generator, dims: int = 3) -> Any:
     """Keypoints with noise."""
     measured = joints[..., :dims] + std * torch.randn(joints[..., :dims].shape, generator=generator)
-    std = std if isinstance(std, Tensor) else max(std, 0.001)
-    return fitting.Keypoints(measured, order, torch.ones(joints.shape[:-1]), std)
+    trusted = std if isinstance(std, Tensor) else max(std, 0.0005)
+    return fitting.Keypoints(measured, order, torch.ones(joints.shape[:-1]), trusted)
 
 
 def corpus_cases(pairs: TwoHands, models: HandPair, seed: int) -> dict[str, Case]:
@@ -157,9 +157,9 @@ def leap_cases(path: Path, models: HandPair, num: int, seed: int) -> tuple[dict[
     cases["3D with 3 cm depth noise, no start"] = Case(fitting.start_from(models, seen), seen, joints, None)
     generator = draw()
     seen = seen_as(joints, weights, noise.keypoint, generator, dims=2)
-    depth = joints[..., 2].mean(-1)
-    depth = depth + 0.04 * 0.5**0.5 * torch.randn(depth.shape, generator=generator)
-    start = fitting.start_from(models, seen, depth=depth, depth_std=0.04 * 0.5**0.5)
+    rough = joints[..., 2].mean(-1)
+    rough = rough + 0.04 * 0.5**0.5 * torch.randn(rough.shape, generator=generator)
+    start = fitting.start_from(models, seen, depth=rough, depth_std=0.04 * 0.5**0.5)
     cases["2D with a rough depth, no start"] = Case(start, seen, joints, None)
     facts = {
         "frames with confidence > 0.5 for both hands": len(recording),
@@ -171,7 +171,9 @@ def leap_cases(path: Path, models: HandPair, num: int, seed: int) -> tuple[dict[
     return cases, facts
 
 
-def adapted(joints: Tensor, models: HandPair, rounds: int = 3, ridge: float = 1e-5) -> tuple[Tensor, tuple[float, float]]:
+def adapted(
+    joints: Tensor, models: HandPair, rounds: int = 3, ridge: float = 1e-5
+) -> tuple[Tensor, tuple[float, float]]:
     """Weights (20, 21) that make a tracker's joints from the model's, by turns with the hands that fit them.
 
     Ridge regression on (model joint j - model joint k), so that a joint's weights sum to one and stay near the joint k
@@ -193,9 +195,7 @@ def adapted(joints: Tensor, models: HandPair, rounds: int = 3, ridge: float = 1e
         for row, k in enumerate(order):
             design = (model - model[:, k : k + 1]).mT.reshape(-1, 21)
             off = (target[:, row] - model[:, k]).reshape(-1)
-            solution = torch.linalg.solve(
-                design.T @ design + ridge * len(off) * torch.eye(21), design.T @ off
-            )
+            solution = torch.linalg.solve(design.T @ design + ridge * len(off) * torch.eye(21), design.T @ off)
             weights[row] += solution
             weights[row, k] -= solution.sum()
     return weights, (residuals[0], residuals[-1])
@@ -227,7 +227,8 @@ def run(case: Case, arms: Mapping[str, tuple[Arm | None, float]], steps: int, sh
         row["seconds"] = seconds
         rows[name] = row
         if show:
-            print(f"    {name:24s}", *(f"{key.replace('share ', '')} {value:.3g}" for key, value in row.items()), sep="  ", flush=True)
+            facts = (f"{key.replace('share ', '')} {value:.3g}" for key, value in row.items())
+            print(f"    {name:24s}", *facts, sep="  ", flush=True)
     return rows
 
 
@@ -237,7 +238,9 @@ def sds_arm(prior: TwoHandPrior, seed: int, **options: Any) -> Arm:
     return lambda left, right: sds_loss(prior, left, right, reduction="sum", generator=generator, **options)
 
 
-def sweep(prior: TwoHandPrior, gauss: GaussianPrior, cases: Mapping[str, Case], steps: int, seed: int) -> dict[str, Any]:
+def sweep(
+    prior: TwoHandPrior, gauss: GaussianPrior, cases: Mapping[str, Case], steps: int, seed: int
+) -> dict[str, Any]:
     """Levels, weights and group weights, on validation pairs only."""
     arms: dict[str, tuple[Arm | None, float]] = {"none": (None, 0.0)}
     for weight in (0.1, 0.3, 1.0):

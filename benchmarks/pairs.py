@@ -18,7 +18,8 @@ from interhand_prior.geometry import boundary_vertices, min_distance, penetratio
 def example(name: str) -> ModuleType:
     """Import examples/NAME.py: benchmarks measure the loops that users are shown."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)

@@ -165,7 +165,12 @@ def robust(square: Tensor, scale: float = 4.0) -> Tensor:
 
 
 def start_from(
-    models: HandPair, seen: Keypoints, *, camera: Camera | None = None, depth: Tensor | None = None, depth_std: float = 0.0
+    models: HandPair,
+    seen: Keypoints,
+    *,
+    camera: Camera | None = None,
+    depth: Tensor | None = None,
+    depth_std: float = 0.0,
 ) -> Start:
     """Relaxed hands laid rigidly onto the keypoints.
 
@@ -272,7 +277,9 @@ def read_keypoints(path: Path, order: str, depth_axis: str = "z", min_confidence
     """
     with np.load(path, allow_pickle=False) as archive:
         joints = torch.from_numpy(np.stack((archive["joints_l"], archive["joints_r"]), 1)).float()
-        trust = torch.from_numpy(archive["confidence"]).float() if "confidence" in archive else torch.ones(len(joints), 2)
+        trust = torch.ones(len(joints), 2)
+        if "confidence" in archive:
+            trust = torch.from_numpy(archive["confidence"]).float()
     if joints.shape[2] != len(JOINT_ORDERS[order]):
         raise ValueError(
             f"{path.name} has {joints.shape[2]} joints per hand, the order {order!r} has {len(JOINT_ORDERS[order])}; "
@@ -337,8 +344,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float]]:
     if args.out is not None:
         helped.save(args.out)
 
-    print(f"{len(truth)} pairs, {len(order)} joints per hand, {args.dims}D" + ("" if truth.shape[-1] == 3 else ", pixels"))
-    if truth.shape[-1] == 2:
+    print(f"{len(truth)} pairs, {len(order)} joints per hand, {measured.shape[-1]}D")
+    if truth.shape[-1] == 2:  # nothing to measure against but the image
         for name, pairs in (("without prior", plain), ("with prior", helped)):
             off = (project(joints_of(pairs, order), camera) - truth).norm(dim=-1).nanmean()
             print(f"{name:15s} reprojection error {float(off):.4g}")
@@ -350,8 +357,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float]]:
     for name, pairs in (("start", start.hands), ("without prior", plain), ("with prior", helped)):
         now = errors(joints_of(pairs, order), truth, root)
         rows[name] = (float(now[0].nanmean()), float(now[1].nanmean()))
-        worse = [f"{float((a > b + 1).float().mean()):9.0%}" for a, b in zip(now, base, strict=True)]
-        print(f"{name:15s} {rows[name][0]:9.2f} {rows[name][1]:9.2f} " + ("".join(worse) if name == "with prior" else ""))
+        worse = "".join(f"{float((a > b + 1).float().mean()):9.0%}" for a, b in zip(now, base, strict=True))
+        print(f"{name:15s} {rows[name][0]:9.2f} {rows[name][1]:9.2f} ", worse if name == "with prior" else "")
     return rows
 
 

@@ -1,6 +1,6 @@
 """The library in three lines, and a picture.
 
-    python examples/quickstart.py --num 8 --out out/
+python examples/quickstart.py --num 8 --out out/
 """
 
 from __future__ import annotations

@@ -68,10 +68,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float]]:
     args = parser.parse_args(argv)
 
     prior = load_prior(args.prior)
-    if args.input is None:
-        truth = sample(prior, args.num, seed=args.seed)
-    else:
-        truth = TwoHands.load(args.input)[: args.num]
+    truth = TwoHands.load(args.input)[: args.num] if args.input else sample(prior, args.num, seed=args.seed)
     std = {
         "hand_pose": args.pose_noise, "global_orient": args.rotation_noise, "transl": args.translation_noise,
     }  # fmt: skip
@@ -87,11 +84,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float]]:
     )
 
     before, after = errors(noisy, truth), errors(refined, truth)
+    means = {}
     print(f"{len(truth)} pairs; means in mm")
     for name in before:
         worse = float((after[name] > before[name] + 1).float().mean())
-        print(f"{name:12s} {float(before[name].mean()):7.2f} -> {float(after[name].mean()):7.2f}, worse by > 1 mm: {worse:.0%}")
-    return {name: (float(before[name].mean()), float(after[name].mean())) for name in before}
+        means[name] = (float(before[name].mean()), float(after[name].mean()))
+        print(f"{name:12s} {means[name][0]:7.2f} -> {means[name][1]:7.2f}, worse by > 1 mm: {worse:.0%}")
+    return means
 
 
 if __name__ == "__main__":

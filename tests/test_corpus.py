@@ -136,7 +136,9 @@ def test_splits_share_no_seed_and_no_hand(corpus: Path) -> None:
     seeds = [shard_seed(seed, split, i) for seed in (0, 1) for split in SPLITS for i in range(300)]
     assert len(set(seeds)) == len(seeds)
     found = shards(corpus)
-    per_shard = [{h.hand_pose.numpy()[i].tobytes() for h in (p.left, p.right) for i in range(len(p))} for p in found.values()]
+    per_shard = [
+        {h.hand_pose.numpy()[i].tobytes() for h in (p.left, p.right) for i in range(len(p))} for p in found.values()
+    ]
     assert sum(map(len, per_shard)) == len(set().union(*per_shard))
 
 

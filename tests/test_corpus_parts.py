@@ -204,9 +204,7 @@ def test_mirror_is_an_involution() -> None:
 
 
 def test_tilted_starts_come_nearer_to_the_published_rotations() -> None:
-    distance = lambda power: float(
-        (relative_numbers(*rotations(power)).mean(0)[:6] - REL_MEAN[:6]).norm()
-    )
+    distance = lambda power: float((relative_numbers(*rotations(power)).mean(0)[:6] - REL_MEAN[:6]).norm())
 
     def rotations(power: float) -> tuple[torch.Tensor, torch.Tensor]:
         start, _, _, _ = draw_starts(1500, seeded(9), power=power)

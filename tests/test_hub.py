@@ -116,6 +116,7 @@ def test_loading_a_folder_imports_no_hub_client(tmp_path: Path) -> None:
         text=True,
         check=True,
         cwd=os.getcwd(),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert result.stdout.strip() == "[]"
 

@@ -27,14 +27,10 @@ def mano_arrays(side: str, *, left_bug: bool = False) -> dict[str, np.ndarray]:
         "J_regressor": arrays.J_regressor,
         "weights": arrays.weights,
         "f": arrays.faces.astype(np.uint32),
-        "kintree_table": np.array([arrays_parents(), range(16)]),
+        "kintree_table": np.array([[2**32 - 1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14], range(16)]),
         "hands_mean": arrays.hands_mean,
         "hands_components": arrays.hands_components,
     }
-
-
-def arrays_parents() -> list[int]:
-    return [2**32 - 1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]
 
 
 def make_layer(side: str, *, left_bug: bool = False, kind: str = "MANO", dtype=torch.float32, **options) -> nn.Module:
@@ -148,8 +144,8 @@ class Manopth(nn.Module):
     def __init__(self, side: str) -> None:
         super().__init__()
         data = mano_arrays(side)
-        for name, key in (("shapedirs",) * 2, ("posedirs",) * 2, ("J_regressor",) * 2, ("weights",) * 2):
-            self.register_buffer(f"th_{name}", torch.tensor(data[key]).float())
+        for key in ("shapedirs", "posedirs", "J_regressor", "weights"):
+            self.register_buffer(f"th_{key}", torch.tensor(data[key]).float())
         self.register_buffer("th_v_template", torch.tensor(data["v_template"]).float()[None])
         self.register_buffer("th_faces", torch.tensor(data["f"].astype(np.int64)))
         self.register_buffer("th_hands_mean", torch.tensor(data["hands_mean"]).float()[None])

@@ -24,9 +24,8 @@ from interhand_prior.params import TwoHands
 from interhand_prior.schedule import CosineSchedule
 from interhand_prior.schedule import signal as signal_of
 from interhand_prior.train import TrainConfig, TrainingDiverged, train
-from interhand_prior.train import run as run_module
 from interhand_prior.train.__main__ import main
-from interhand_prior.train.data import load_corpus, to_vectors
+from interhand_prior.train.data import fingerprint, load_corpus, to_vectors
 from interhand_prior.train.trainer import Trainer, computes_in_bfloat16
 from interhand_prior.train.validation import LEVELS, validate
 
@@ -208,13 +207,11 @@ def test_resuming_another_run_is_refused(pairs: TwoHands, tmp_path: Path, change
     run(pairs, tmp_path, steps=2)
     before = (tmp_path / "state" / "model.safetensors").read_bytes()
     match = {"lr": "lr was 0.0008, is 0.1", "data": "pairs was", "network": "network was"}[change]
+    data = make_pairs(60, seed=3) if change == "data" else pairs
+    config = dataclasses.replace(CONFIG, lr=0.1) if change == "lr" else CONFIG
+    network = dataclasses.replace(TINY, hidden=32) if change == "network" else TINY
     with pytest.raises(CheckpointError, match=match):
-        if change == "lr":
-            run(pairs, tmp_path, lr=0.1, resume=True)
-        elif change == "data":
-            run(make_pairs(60, seed=3), tmp_path, resume=True)
-        else:
-            train(pairs, CONFIG, tmp_path, network=dataclasses.replace(TINY, hidden=32), resume=True)
+        train(data, config, tmp_path, network=network, resume=True)
     assert (tmp_path / "state" / "model.safetensors").read_bytes() == before
 
 
@@ -254,7 +251,7 @@ def test_the_loss_is_the_preconditioned_targets_error() -> None:
     torch.nn.init.zeros_(trainer.denoiser.last.bias)
     rows = torch.arange(80).repeat(40)
     x0 = trainer.partner[rows]
-    found = float(trainer.loss(rows))
+    found = float(trainer.loss(rows).detach())
     # With F = 0: E |sigma x0 - sqrt(ab) eps|^2 = E sigma^2 |x0|^2 + ab, and E sigma^2 = E ab = 1/2 over u.
     assert found == pytest.approx(0.5 * float(x0.square().mean()) + 0.5, rel=0.02)
 
@@ -274,7 +271,8 @@ def test_levels_follow_the_schedule_and_the_anchor_is_withheld(monkeypatch: pyte
     assert float(sigma.min()) >= trainer.config.min_sigma
     assert float(sigma.max()) <= 1
     u = torch.asin(sigma.double()).sort().values * 2 / torch.pi
-    assert torch.allclose(u, torch.linspace(0, 1, 4000).double(), atol=5e-3)
+    # Within a stratum, and cut at the schedule's highest level.
+    assert torch.allclose(u, torch.linspace(0, 1, 4000).double(), atol=8e-3)
     assert float(seen["has"].float().mean()) == pytest.approx(0.7, abs=0.03)
     assert torch.equal(seen["anchor"], trainer.anchor[rows])
     eps = (seen["x_t"] - signal_of(sigma)[:, None] * trainer.partner[rows]) / sigma[:, None]
@@ -367,13 +365,9 @@ def test_validation_of_an_untrained_network() -> None:
         # x0 is constant, so a cross term of the noise's mean remains.
         assert numbers[f"val_cond_{level}"] == pytest.approx(expected, rel=0.02)
         assert numbers[f"val_uncond_{level}"] == numbers[f"val_cond_{level}"]
-    # |D - x0|^2 = sigma^2 (4 sigma^2 + alpha_bar) per entry, three entries of 1 cm.
+    # |D - x0|^2 = sigma^2 (4 sigma^2 + alpha_bar) per entry; three entries of 1 cm.
     level = LEVELS[2]
-    expected = (
-        10
-        * (3 * level**2 * (4 * (1 - (1 - level**2) ** 0.5) ** 2 / level**2 * 0 + 4 * level**2 + 1 - level**2))
-        ** 0.5
-    )
+    expected = 10 * (3 * level**2 * (4 * level**2 + 1 - level**2)) ** 0.5
     assert numbers[f"val_transl_mm_{level}"] == pytest.approx(expected, rel=0.05)
     assert numbers == validate(denoiser, x0, x0, torch.tensor([0.01, 0.01, 0.01]))
 
@@ -396,11 +390,13 @@ def test_sources_give_the_same_vectors(pairs: TwoHands, tmp_path: Path) -> None:
     pairs[:40].save(tmp_path / "train-00000.npz")
     pairs[40:].save(tmp_path / "train-00001.npz")
     make_pairs(8, seed=4).save(tmp_path / "val-00000.npz")
-    wanted = to_vectors([pairs], mirror=True).fingerprint()
+    wanted = to_vectors([pairs], mirror=True)
     double = make_pairs(60, dtype=torch.float64)
     for source in (tmp_path, str(tmp_path), pairs, list(pairs), iter([pairs[:3], pairs[3], pairs[4:]])):
         found, held_out = load_corpus(source, val=make_pairs(5))
-        assert to_vectors(found, mirror=True).fingerprint() == wanted
+        vectors = to_vectors(found, mirror=True)
+        assert torch.equal(vectors.anchor, wanted.anchor)
+        assert torch.equal(vectors.partner, wanted.partner)
         assert sum(map(len, held_out)) == 5
     assert sum(map(len, load_corpus(tmp_path)[1])) == 8
     assert to_vectors(load_corpus(double, val=[])[0], mirror=True).partner.dtype == torch.float32
@@ -409,7 +405,8 @@ def test_sources_give_the_same_vectors(pairs: TwoHands, tmp_path: Path) -> None:
 def test_batches_of_any_shape(pairs: TwoHands) -> None:
     grid = TwoHands(pairs.left.reshape(6, 10), pairs.right.reshape(6, 10))
     found, _ = load_corpus(grid, val=[])
-    assert to_vectors(found, mirror=True).fingerprint() == to_vectors([pairs], mirror=True).fingerprint()
+    assert fingerprint(found) == fingerprint([pairs])
+    assert fingerprint([pairs]) != fingerprint([pairs.mirrored()])
 
 
 def test_without_validation_shards_the_last_pairs_are_held_out(pairs: TwoHands, tmp_path: Path) -> None:
@@ -433,7 +430,7 @@ def test_validation_and_test_shards_are_never_trained_on(pairs: TwoHands, tmp_pa
 def test_nan_is_found_before_training(pairs: TwoHands, tmp_path: Path) -> None:
     broken = pairs.map(torch.clone)
     broken.right.hand_pose[17, 3] = torch.nan
-    with pytest.raises(ValueError, match=r"right\.hand_pose: 1 of 60 pairs hold NaN.*index 17"):
+    with pytest.raises(ValueError, match=r"right\.hand_pose: 1 of 57 pairs hold NaN.*index 17"):
         run(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -563,4 +560,3 @@ def test_a_failing_disk_during_a_save_leaves_the_state(
         run(pairs, tmp_path, resume=True)
     monkeypatch.undo()
     assert state_of(tmp_path)[0]["position"]["step"] == 3
-    assert run_module.train is train

@@ -1,19 +1,22 @@
-"""Anti-penetration guidance (paper Section 3.4, Eq. 7-8, Algorithm 2 step 13).
+"""Anti-penetration guidance (paper Section 3.4, Eq. 7-8, step 13 of Algorithm 2).
 
-Let V(x0) be the partner's vertices recovered from the CLEAN estimate x0 and V_a those of the anchor. The estimate is
-moved down the gradient of the penetration loss, both hands into each other,
+Let V(x0) be the partner's vertices recovered from the CLEAN estimate x0, and A those of the anchor, which stays. The
+loss counts each hand inside the other, and the estimate moves down its gradient g before the next state is made:
 
-    x0 <- x0 - clip(w grad L(x0)),      L(x0) = L_pen(V(x0), V_a) + L_pen(V_a, V(x0)),
+    L(x0) = L_pen(V(x0), A) + L_pen(A, V(x0)),        x0 <- x0 - w min(2 L / |g|, clip) g / |g|.
 
-before the sampler forms its next state from it. The anchor stays where it is.
+For a sum of squares, 2 L / |g| is the step at which the linearised residuals reach zero (Polyak's rule), so w = 1 is
+a natural strength, whatever the units of x0 and however many vertices are inside.
 
-Where this departs from Algorithm 2: the paper moves x_{t-1}, one step at every t. But early estimates are blurred
-means of many poses, whose penetration means little, and a long step throws a hand clear of the other. Many SHORT
-steps at the last, nearly clean levels (alpha_bar > `min_alpha_bar`) remove the penetration and leave the touch.
+This departs from Algorithm 2, which moves x_{t-1} by w g once at every t. Early estimates are blurred means of many
+poses, and their penetration says little; a step of fixed weight is too short for a graze or throws the hand clear
+off the other. Here several short steps follow each other, at the last levels only (alpha_bar >= `min_alpha_bar`):
+they take the penetration away and leave the touch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,12 +25,16 @@ from torch import Tensor
 
 from ..geometry import (
     MAX_DISTANCE,
+    RESIDUALS,
     Residual,
+    at_least_float32,
     boundary_vertices,
     nearest_vertices,
     penetration_loss,
+    take_vertices,
     vertex_normals,
 )
+from ..hands.skinning import no_autocast
 
 __all__ = ["AnchoredGuide", "AntiPenetration", "PairSurfaces"]
 
@@ -38,9 +45,9 @@ class PairSurfaces:
 
     Attributes:
         anchor: (B, D) -> vertices (B, V, 3) of the anchor hand.
-        partner: (B, D) -> vertices (B, W, 3) of the partner; differentiable.
-        anchor_faces: (F, 3) integer, counter-clockwise from outside.
-        partner_faces: (G, 3) integer.
+        partner: (B, D) -> vertices (B, W, 3) of the partner, differentiable.
+        anchor_faces: (F, 3) integer, counter-clockwise from outside; every vertex belongs to a face.
+        partner_faces: (G, 3) integer, likewise.
     """
 
     anchor: Callable[[Tensor], Tensor]
@@ -50,6 +57,27 @@ class PairSurfaces:
 
 
 class AntiPenetration:
+    """Guidance that pushes the partner out of the anchor. The defaults were measured (benchmarks/README.md).
+
+    `prepare` it once for the anchors of a sampling run; the anchors' meshes are made there and not again.
+
+    Args:
+        surfaces: of the vectors that are guided.
+        scale: w above. 0 switches guidance off, 1 steps as far as the linearised loss asks.
+        inner_steps: gradient steps at each guided level.
+        min_alpha_bar: guide where alpha_bar = 1 - sigma^2 is at least this.
+        clip: longest step, in normalised units (for hands, one unit is some 5 cm of translation).
+        tolerance: metres of penetration that are left alone, as skin gives way.
+        max_distance: see `penetration_loss`.
+        residual: see `penetration_loss`.
+        contact_vertices: of each hand, only this many vertices, those nearest to the other hand before the first
+            inner step, are watched during the inner steps; the rest are too far to matter so soon, and the search
+            costs the square. None: all.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
     def __init__(
         self,
         surfaces: PairSurfaces,
@@ -57,71 +85,143 @@ class AntiPenetration:
         scale: float = 1.0,
         inner_steps: int = 8,
         min_alpha_bar: float = 0.9,
-        clip: float = 0.05,
+        clip: float = 0.2,
         tolerance: float = 0.001,
         max_distance: float = MAX_DISTANCE,
         residual: Residual = "distance",
-        search_every: int = 1,
-        detach_normals: bool = True, polyak=2.0, near=0
+        contact_vertices: int | None = 256,
     ) -> None:
+        for name, value, low, high in (
+            ("scale", scale, 0.0, math.inf),
+            ("min_alpha_bar", min_alpha_bar, 0.0, 1.0),
+            ("clip", clip, 0.0, math.inf),
+            ("tolerance", tolerance, 0.0, math.inf),
+            ("max_distance", max_distance, 0.0, math.inf),
+        ):
+            if not low <= value <= high or not math.isfinite(value):
+                raise ValueError(f"{name} must be finite and in [{low:g}, {high:g}], got {value}")
+        if residual not in RESIDUALS:
+            raise ValueError(f"residual must be one of {RESIDUALS}, got {residual!r}")
+        for name, count in (("inner_steps", inner_steps), ("contact_vertices", contact_vertices)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}; scale=0 switches guidance off")
         self.surfaces = surfaces
-        self.scale, self.inner_steps, self.min_alpha_bar, self.clip = scale, inner_steps, min_alpha_bar, clip
-        self.tolerance, self.max_distance, self.residual, self.search_every = tolerance, max_distance, residual, search_every
-        self.detach_normals = detach_normals; self.polyak=polyak; self.near=near
+        self.scale = scale
+        self.inner_steps = inner_steps
+        self.min_alpha_bar = min_alpha_bar
+        self.clip = clip
+        self.tolerance = tolerance
+        self.max_distance = max_distance
+        self.residual: Residual = residual
+        self.contact_vertices = contact_vertices
 
     def prepare(self, anchor: Tensor) -> AnchoredGuide:
+        """Guide for the partners of these anchors.
+
+        Args:
+            anchor: (B, D), normalised.
+
+        Returns:
+            A function of (x0 (B, D), sigma) that returns the guided x0.
+        """
         return AnchoredGuide(self, anchor)
 
 
 class AnchoredGuide:
-    def __init__(self, config: AntiPenetration, anchor: Tensor) -> None:
-        self.config = config
-        s = config.surfaces
-        with torch.no_grad():
-            self.vertices = s.anchor(anchor)
-            self.normals = vertex_normals(self.vertices, s.anchor_faces)
-        self.anchor_rim = boundary_vertices(s.anchor_faces, self.vertices.shape[-2])
-        self.partner_rim = boundary_vertices(s.partner_faces, int(s.partner_faces.max()) + 1)
+    """Anti-penetration guidance with the anchors fixed. Made by `AntiPenetration.prepare`."""
 
-    def loss(self, vertices, into_anchor=None, into_partner=None):
-        c = self.config
-        o = dict(max_distance=c.max_distance, tolerance=c.tolerance, residual=c.residual)
-        n = vertex_normals(vertices.detach() if c.detach_normals else vertices, c.surfaces.partner_faces)
-        a = penetration_loss(vertices, self.vertices, self.normals, exclude=self.anchor_rim, index=into_anchor, **o)
-        b = penetration_loss(self.vertices, vertices, n, exclude=self.partner_rim, index=into_partner, **o)
-        return (a + b) * 1e4
+    def __init__(self, guidance: AntiPenetration, anchor: Tensor) -> None:
+        self.guidance = guidance
+        surfaces = guidance.surfaces
+        self._batch = anchor.shape[0]
+        with torch.inference_mode(False), torch.no_grad(), no_autocast(anchor.device):
+            # A copy made out here, so that a caller's inference mode does not follow it into the gradients below.
+            vertices = surfaces.anchor(at_least_float32(anchor.detach().clone()))
+            self._anchor = _Surface(
+                vertices,
+                vertex_normals(vertices, surfaces.anchor_faces),
+                _rim(surfaces.anchor_faces, vertices),
+            )
+        self._partner_rim = boundary_vertices(surfaces.partner_faces, int(surfaces.partner_faces.max()) + 1).to(
+            anchor.device
+        )
 
     def __call__(self, x0: Tensor, sigma: float) -> Tensor:
-        c = self.config
-        if 1 - sigma * sigma < c.min_alpha_bar or c.scale == 0:
+        """Move the estimates out of the anchors.
+
+        Args:
+            x0: (B, D) normalised clean estimates, of the partners of the B prepared anchors.
+            sigma: noise level they were estimated at. Above the guided levels, x0 is returned as it is.
+
+        Returns:
+            (B, D), without gradient. A sample with no penetration is returned bit for bit; each depends on itself
+            and its anchor only.
+
+        Raises:
+            ValueError: not as many estimates as anchors.
+        """
+        guidance = self.guidance
+        if x0.shape[0] != self._batch:
+            raise ValueError(f"x0 must hold {self._batch} estimates, one for each prepared anchor, got {x0.shape[0]}")
+        if guidance.scale == 0 or 1 - sigma * sigma < guidance.min_alpha_bar:
             return x0
-        ia = ip = None
-        if c.near:
-            with torch.no_grad():
-                v = c.surfaces.partner(x0)
-                d1 = nearest_vertices(v, self.vertices).squared_distance; d2 = nearest_vertices(self.vertices, v).squared_distance
-                s1 = d1.topk(c.near, -1, largest=False).indices; s2 = d2.topk(c.near, -1, largest=False).indices
-                from ..geometry import _take
-                av, an, ar = _take(self.vertices, s2), _take(self.normals, s2), self.anchor_rim[s2]
-                pr = self.partner_rim[s1]
-            def near_loss(v):
-                o = dict(max_distance=c.max_distance, tolerance=c.tolerance, residual=c.residual)
-                n = _take(vertex_normals(v.detach(), c.surfaces.partner_faces), s1)
-                v = _take(v, s1)
-                return 1e4 * (penetration_loss(v, av, an, exclude=ar, **o) + penetration_loss(av, v, n, exclude=pr, **o))
-        for k in range(c.inner_steps):
-            with torch.enable_grad():
-                z = x0.detach().requires_grad_(True)
-                v = c.surfaces.partner(z)
-                if not c.near and k % c.search_every == 0:
-                    ia = nearest_vertices(v.detach(), self.vertices).indices
-                    ip = nearest_vertices(self.vertices, v.detach()).indices
-                L = near_loss(v) if c.near else self.loss(v, ia, ip)
-                (g,) = torch.autograd.grad(L.sum(), z)
-            n = g.norm(dim=-1, keepdim=True).clamp_min(1e-20)
-            if c.polyak:
-                x0 = x0 - c.scale * g / n * (c.polyak * L.detach()[:, None] / n).clamp_max(c.clip)
-            else:
-                d = c.scale * g
-                x0 = x0 - d * (c.clip / d.norm(dim=-1, keepdim=True).clamp_min(c.clip))
-        return x0
+        with torch.inference_mode(False), no_autocast(x0.device):
+            x = at_least_float32(x0.detach().clone())
+            loss_of = self._near(x)
+            for _ in range(guidance.inner_steps):
+                with torch.enable_grad():
+                    leaf = x.requires_grad_()
+                    loss = loss_of(guidance.surfaces.partner(leaf))
+                    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+                length = gradient.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+                step = (2 * loss.detach()[:, None] / length).clamp_max(guidance.clip)
+                x = x.detach() - guidance.scale * step * (gradient / length)
+            return x.to(x0.dtype)
+
+    def _near(self, x0: Tensor) -> Callable[[Tensor], Tensor]:
+        """The loss (B,) as a function of the partner's vertices, on the vertices that may come to touch."""
+        guidance, anchor, rim = self.guidance, self._anchor, self._partner_rim
+        faces = guidance.surfaces.partner_faces
+        with torch.no_grad():
+            vertices = guidance.surfaces.partner(x0)
+            rim = rim.expand(vertices.shape[:-1])
+            chosen = None
+            if guidance.contact_vertices is not None:
+                pick = lambda a, b: _closest(a, b, guidance.contact_vertices)
+                chosen = pick(vertices, anchor.vertices)
+                anchor = anchor.at(pick(anchor.vertices, vertices))
+                rim = rim.gather(-1, chosen)
+
+        def loss(vertices: Tensor) -> Tensor:
+            # The normals only decide on which side a point is, or turn with their surface: no gradient is worth it.
+            normals = vertex_normals(vertices.detach(), faces)
+            if chosen is not None:
+                vertices, normals = take_vertices(vertices, chosen), take_vertices(normals, chosen)
+            options = {name: getattr(guidance, name) for name in ("max_distance", "tolerance", "residual")}
+            return penetration_loss(
+                vertices, anchor.vertices, anchor.normals, exclude=anchor.rim, **options
+            ) + penetration_loss(anchor.vertices, vertices, normals, exclude=rim, **options)
+
+        return loss
+
+
+@dataclass(frozen=True)
+class _Surface:
+    vertices: Tensor  # (B, V, 3)
+    normals: Tensor  # (B, V, 3)
+    rim: Tensor  # (B, V) bool
+
+    def at(self, index: Tensor) -> _Surface:
+        return _Surface(
+            take_vertices(self.vertices, index), take_vertices(self.normals, index), self.rim.gather(-1, index)
+        )
+
+
+def _rim(faces: Tensor, vertices: Tensor) -> Tensor:
+    return boundary_vertices(faces, vertices.shape[-2]).to(vertices.device).expand(vertices.shape[:-1])
+
+
+def _closest(vertices: Tensor, others: Tensor, count: int) -> Tensor:
+    """Indices (B, count) of the vertices nearest to the other hand."""
+    distance = nearest_vertices(vertices, others).squared_distance
+    return distance.topk(min(count, distance.shape[-1]), -1, largest=False, sorted=False).indices

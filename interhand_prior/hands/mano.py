@@ -184,7 +184,7 @@ def _scan(data: bytes, path: Path) -> None:
                 raise _Refusal(path, f"has more than {_MAX_OPCODES} opcodes")
     except _Refusal:
         raise
-    except ValueError as error:
+    except Exception as error:  # mostly ValueError; nothing of pickletools' inside may get out
         raise ValueError(
             f"{path} is truncated or not a pickle ({error}, after {count} opcodes); nothing in it was executed"
         ) from error

@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m interhand_prior.train",
         description="Train a two-hand prior (Algorithm 1) on a corpus, or fine-tune one.",
+        epilog="On a CPU that other programs use too, set OMP_WAIT_POLICY=PASSIVE in the environment: otherwise"
+        " threads wait for each other in busy loops, and two of them may be slower than one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data", required=True, help="folder with train-*.npz and val-*.npz, or one .npz")

@@ -20,7 +20,8 @@ class TrainConfig:
     """Settings of one run; every field is also an option of `python -m interhand_prior.train`.
 
     At least one of `steps` and `minutes` must be given; the run ends with the first that is reached, and the
-    learning rate falls with whichever is further on.
+    learning rate falls with whichever is further on. With `minutes` the rate follows the clock, so two such runs
+    are not equal to the bit.
 
     Raises:
         ValueError: a value is out of range.
@@ -45,7 +46,7 @@ class TrainConfig:
     threads: int | None = _option(None, "CPU threads; default: as PyTorch chooses")
     save_minutes: float = _option(5.0, "how often the state is saved")
     log_every: int = _option(100, "steps between lines of log.jsonl")
-    val_every: int = _option(2000, "steps between validations")
+    val_every: int = _option(4000, "steps between validations")
     max_val: int = _option(2000, "validation pairs used at most")
     weights: str = _option("float16", "type of the stored prior's weights: float32, float16 or bfloat16")
 

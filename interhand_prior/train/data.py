@@ -20,7 +20,7 @@ from ..canonical import SIZE, SLICES, Side, to_canonical
 from ..hands import HandPair
 from ..params import TwoHands
 
-__all__ = ["PairSource", "Vectors", "load_corpus", "to_vectors"]
+__all__ = ["PairSource", "Vectors", "fingerprint", "load_corpus", "to_vectors"]
 
 PairSource = Union[str, "os.PathLike[str]", TwoHands, Iterable[TwoHands]]
 
@@ -43,12 +43,6 @@ class Vectors:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.partner)
-
-    def fingerprint(self) -> str:
-        """A hash of the numbers: a resumed run must go on with the same ones."""
-        digest = hashlib.sha256(self.anchor.numpy().tobytes())
-        digest.update(self.partner.numpy().tobytes())
-        return digest.hexdigest()
 
 
 def load_corpus(
@@ -119,6 +113,21 @@ def to_vectors(pairs: list[TwoHands], *, mirror: bool, name: str = "pairs") -> V
                 " transl by 1000 if it is in millimetres."
             )
     return vectors
+
+
+def fingerprint(pairs: list[TwoHands]) -> str:
+    """A hash of the parameters and of the hand models' sizes: a resumed run must go on with the same ones.
+
+    Of what is read, not of what is computed from it, whose last bit may depend on the number of threads.
+    """
+    digest = hashlib.sha256()
+    for part in pairs:
+        for hand, model in ((part.left, part.model.left), (part.right, part.model.right)):
+            for value in hand.as_dict().values():
+                digest.update(value.detach().double().contiguous().numpy().tobytes())
+            rest = model.rest_joints(torch.zeros(10, dtype=torch.float64))
+            digest.update(str((1e5 * rest).round().long().tolist()).encode())
+    return digest.hexdigest()
 
 
 def _read(

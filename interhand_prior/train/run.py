@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .._version import __version__
 from ..canonical import SLICES, Normalizer
+from ..checkpoint import read_checkpoint
 from ..denoiser import Denoiser, DenoiserConfig
 from ..files import write_atomically
 from ..hands import load_hands
@@ -29,8 +30,8 @@ from ..params import TwoHands
 from ..prior import TwoHandPrior
 from ..schedule import CosineSchedule
 from .config import TrainConfig
-from .data import PairSource, Vectors, load_corpus, to_vectors
-from .trainer import Trainer
+from .data import PairSource, Vectors, fingerprint, load_corpus, to_vectors
+from .trainer import STATE_KIND, Trainer
 from .validation import validate
 
 __all__ = ["train"]
@@ -69,7 +70,8 @@ def train(
         The prior with averaged weights, calibrated on the held-out pairs, as stored in `out/prior`. On the CPU.
 
     Raises:
-        ValueError: pairs hold NaN, are not in metres or are too few; `network` and `init` are both given.
+        ValueError: pairs hold NaN, are not in metres or are too few; `network` and `init` are both given;
+            there is no such device.
         FileNotFoundError: there are no pairs.
         FileExistsError: `out` holds a run and `resume` is False.
         CheckpointError: the state to resume is damaged or of another run.
@@ -82,6 +84,10 @@ def train(
     if state.exists() and not resume:
         raise FileExistsError(
             f"{out} holds a run already. Pass resume=True (--resume) to go on, or another folder."
+        )
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {config.device!r}, but PyTorch sees no such device here. Use device='cpu'."
         )
     with _threads(config.threads):
         return _train(pairs, config, out, val_pairs, network, init, hands, progress, should_stop)
@@ -106,12 +112,16 @@ def _train(
         raise ValueError(f"pairs: at least 2 training pairs are needed, got {len(vectors)}")
     held_out = _first(held_out, config.max_val)
     val = to_vectors(held_out, mirror=True, name="val_pairs")
-    trainer, normalizer = _start(vectors, config, network, init)
+    if init is not None:
+        normalizer = copy.deepcopy(init.normalizer).cpu().float()
+    else:
+        normalizer = _stored_normalizer(state) or Normalizer.fit(vectors.partner)
+    trainer = _start(vectors, normalizer, config, network, init)
     facts = {
-        "pairs": vectors.fingerprint(),
+        "pairs": fingerprint(train_pairs),
         "network": dataclasses.asdict(trainer.denoiser.config),
         "min_alpha_bar": trainer.schedule.min_alpha_bar,
-        "normalizer": normalizer.mean.tolist() + normalizer.std.tolist(),
+        "normalizer": [normalizer.mean.tolist(), normalizer.std.tolist()],
     }
     out.mkdir(parents=True, exist_ok=True)
     log = _Log(out / "log.jsonl")
@@ -151,17 +161,28 @@ def _train(
 
 
 def _start(
-    vectors: Vectors, config: TrainConfig, network: DenoiserConfig | None, init: TwoHandPrior | None
-) -> tuple[Trainer, Normalizer]:
+    vectors: Vectors,
+    normalizer: Normalizer,
+    config: TrainConfig,
+    network: DenoiserConfig | None,
+    init: TwoHandPrior | None,
+) -> Trainer:
     if init is not None:
         denoiser, schedule = copy.deepcopy(init.denoiser), init.schedule
-        normalizer = copy.deepcopy(init.normalizer).cpu().float()
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             denoiser = Denoiser(network)
-        schedule, normalizer = CosineSchedule(), Normalizer.fit(vectors.partner)
-    return Trainer(denoiser, schedule, *_normalised(vectors, normalizer), config), normalizer
+        schedule = CosineSchedule()
+    return Trainer(denoiser, schedule, *_normalised(vectors, normalizer), config)
+
+
+def _stored_normalizer(state: Path) -> Normalizer | None:
+    """That of the run to resume: fitted again, it could differ in the last bit on another machine."""
+    if not state.exists():
+        return None
+    config, _ = read_checkpoint(state, kind=STATE_KIND)
+    return Normalizer(*(torch.tensor(values) for values in config["facts"]["normalizer"]))
 
 
 def _loop(

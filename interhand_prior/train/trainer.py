@@ -33,9 +33,9 @@ from ..denoiser import Denoiser
 from ..schedule import CosineSchedule, add_noise
 from .config import TrainConfig
 
-__all__ = ["Trainer", "TrainingDiverged", "computes_in_bfloat16"]
+__all__ = ["STATE_KIND", "Trainer", "TrainingDiverged", "computes_in_bfloat16"]
 
-_KIND = "training state"
+STATE_KIND = "training state"
 
 
 class TrainingDiverged(RuntimeError):
@@ -150,7 +150,7 @@ class Trainer:
             tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
         position = {"step": self.step_count, "seconds": self.seconds}
         config = {"train": self.config.as_dict(), "position": position, "facts": facts}
-        write_checkpoint(folder, config, tensors, kind=_KIND)
+        write_checkpoint(folder, config, tensors, kind=STATE_KIND)
 
     def load(self, folder: Path, facts: dict[str, Any]) -> None:
         """Go on from a saved state.
@@ -158,7 +158,7 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, or belongs to a run with other settings, data or network.
         """
-        stored, tensors = read_checkpoint(folder, kind=_KIND)
+        stored, tensors = read_checkpoint(folder, kind=STATE_KIND)
         differences = self.config.differences(stored["train"])
         differences |= {
             k: (stored["facts"].get(k), v) for k, v in facts.items() if stored["facts"].get(k) != v

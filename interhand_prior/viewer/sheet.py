@@ -148,19 +148,21 @@ def tile(
     Args:
         cells: (height, width, 3) each.
         columns: in a row; what is missing in the last row is background.
-        labels: one text per cell, written into its top left corner (needs Pillow).
+        labels: one text per cell, written above it, which takes a tenth of its height more (needs Pillow).
         background: linear RGB.
 
     Returns:
-        (rows * height, columns * width, 3).
+        (rows * height, columns * width, 3), where height includes that of the labels.
     """
     height, width, _ = cells[0].shape
+    strip = 0 if labels is None else max(14, height // 10)
+    height += strip
     rows = math.ceil(len(cells) / columns)
     sheet = np.empty((rows * height, columns * width, 3), np.uint8)
     sheet[:] = _encode(np.array(background, np.float32))
     for i, cell in enumerate(cells):
         row, column = divmod(i, columns)
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = cell
+        sheet[row * height + strip : (row + 1) * height, column * width : (column + 1) * width] = cell
     if labels is None:
         return sheet
     try:
@@ -170,10 +172,10 @@ def tile(
         raise ImportError('labels need Pillow; install it with: pip install "interhand_prior[viewer]"') from error
     picture = pil_image.fromarray(sheet)
     pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(max(10, height // 18))
+    font = ImageFont.load_default(0.7 * strip)
     for i, label in enumerate(labels):
         row, column = divmod(i, columns)
-        pen.text((column * width + height // 40, row * height + height // 60), str(label), fill=(70, 70, 70), font=font)
+        pen.text((column * width + strip // 4, row * height + strip // 8), str(label), fill=(70, 70, 70), font=font)
     return np.asarray(picture)
 
 

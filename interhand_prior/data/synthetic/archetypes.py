@@ -132,7 +132,7 @@ if unknown := {p for a in ARCHETYPES.values() for p in (*a.left, *a.right)} - se
 
 @dataclass(frozen=True)
 class Region:
-    """Candidate contacts on a right hand: balls (K,), outward normals (K, 3) and tangents (K, 3) in the bone's frame."""
+    """Candidate contacts on a right hand: balls (K,), outward normals and tangents (K, 3) in the bone's frame."""
 
     balls: Tensor
     normals: Tensor

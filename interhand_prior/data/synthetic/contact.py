@@ -50,7 +50,7 @@ class BallPenetration(torch.autograd.Function):
         return energy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Three batched products."""
         a, b, weights = ctx.saved_tensors
         factor = -4 * grad[:, None, None]
@@ -60,7 +60,7 @@ class BallPenetration(torch.autograd.Function):
 
 
 def reach_tables(radii_a: Tensor, radii_b: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """radii (N, P), (N, Q), scale (P, Q) -> R / 2 and 1 / 2R, (N, P, Q) each; where the scale is 0, nothing collides."""
+    """radii (N, P), (N, Q), scale (P, Q) -> R / 2 and 1 / 2R, (N, P, Q) each; where scale is 0, nothing collides."""
     reach = radii_a[:, :, None] + radii_b[:, None]
     if scale is not None:
         reach = (reach * scale).clamp_min_(0.02)

@@ -3,8 +3,9 @@ r"""Fit the pose sampler's free numbers to the marginals of real fits; writes `f
 ``python -m interhand_prior.data.synthetic.fit_marginals`` (about a minute, deterministic).
 
 Minimises, over 500 Adam steps on fresh samples of 2048 hands,
-:math:`\sum ((m - M)/S)^2 + \sum \log^2(s/S)` between the sample's mean m and deviation s and the table's M and S, plus a
-cost on whatever moves fingertips (off-axis rotation) and on the gauge. The two variants differ in which costs more.
+:math:`\sum ((m - M)/S)^2 + \sum \log^2(s/S)` between the sample's mean m and deviation s and the table's M and S,
+plus a cost on whatever moves fingertips (off-axis rotation) and on the gauge. The two variants differ in which costs
+more.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from torch import Tensor
 from .anatomy import DOF_MAX, DOF_MIN, dof_axes, off_axis_projector, soft_clamp
 from .gauge import twist_gauge
 from .marginals import POSE_MEAN, POSE_SD, compare_marginals
+from .single_hand import correlated_noise, draw_free_dof
 from .skeleton import open_hand_skeleton
 
-HEADER = '''"""Numbers of the pose sampler, written by ``python -m interhand_prior.data.synthetic.fit_marginals``.
+HEADER = '''# fmt: off
+"""Numbers of the pose sampler, written by ``python -m interhand_prior.data.synthetic.fit_marginals``.
 
 Do not edit. Radians; see `single_hand` for what each one does.
 """
@@ -32,8 +35,6 @@ from __future__ import annotations
 
 def fit(gauge_heavy: bool, *, steps: int = 500, seed: int = 0) -> tuple[dict[str, list[float]], dict[str, float]]:
     """One fit: its numbers, and how its marginals compare with the table on 20,000 hands."""
-    from .single_hand import correlated_noise, draw_free_dof
-
     generator = torch.Generator().manual_seed(seed)
     pool = draw_free_dof(40_000, generator)
     mean, projector, axes = pool.mean(0), off_axis_projector(), dof_axes()
@@ -93,7 +94,7 @@ def main() -> None:
     for name, heavy in (("GAUGE_HEAVY", True), ("OFF_AXIS_HEAVY", False)):
         numbers, report = fit(heavy)
         print(name, {key: round(value, 3) for key, value in report.items()})
-        body = pprint.pformat(numbers, width=108, compact=True, sort_dicts=False)
+        body = pprint.pformat(numbers, width=100, compact=True, sort_dicts=False).replace("{", "{\n ", 1)
         text += f"\n{name}: dict[str, list[float]] = {body}\n"
     args.out.write_text(text.replace("'", '"'))
 

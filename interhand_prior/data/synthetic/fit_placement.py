@@ -2,9 +2,12 @@ r"""Fit the tilt of the loose placements; writes `fitted_placement.py`.
 
 ``python -m interhand_prior.data.synthetic.fit_placement`` (a few minutes, deterministic).
 
-Solves the dual of the maximum-entropy problem, :math:`\min_\lambda \log \mathrm{mean}\, e^{\lambda \cdot (F - F^*)} +
-\rho |\lambda|^2`, by Newton's method over candidates that pass the collision tests, where F* is what the loose half must
-have for the whole corpus to meet the published moments, given contacts' own.
+Solves the dual of the maximum-entropy problem,
+
+.. math::  \min_\lambda \log \mathrm{mean}\, e^{\lambda \cdot (F - F^*)} + \rho |\lambda|^2,
+
+by Newton's method over candidates that pass the collision tests, where F* is what the loose half must have for the
+whole corpus to meet the published moments, given contacts' own.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from .placement import _start_tilt, draw_starts, moments
 
 _ROTATION = [0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14]  # of the eighteen moments
 
-HEADER = '''"""Numbers of the loose placements, written by ``python -m interhand_prior.data.synthetic.fit_placement``.
+HEADER = '''# fmt: off
+"""Numbers of the loose placements, written by ``python -m interhand_prior.data.synthetic.fit_placement``.
 
 Do not edit. START_TILT tilts the starts (`placement`), TILT the loose placements (`loose`).
 """
@@ -94,7 +98,8 @@ def main() -> None:
     print(f"{len(features)} candidates, effective share {share:.3f}")
     text = HEADER
     for name, values in (("START_TILT", start_tilt), ("TILT", tilt)):
-        text += f"{name}: list[float] = {pprint.pformat([round(float(v), 3) for v in values], width=90, compact=True)}\n"
+        numbers = pprint.pformat([round(float(v), 3) for v in values], width=100, compact=True)
+        text += f"{name}: list[float] = {numbers}\n"
     args.out.write_text(text)
 
 

@@ -1,3 +1,4 @@
+# fmt: off
 """Numbers of the loose placements, written by ``python -m interhand_prior.data.synthetic.fit_placement``.
 
 Do not edit. START_TILT tilts the starts (`placement`), TILT the loose placements (`loose`).

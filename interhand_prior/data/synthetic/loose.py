@@ -1,9 +1,9 @@
 r"""Pairs loosely near each other: placements of maximum entropy that meet the published moments of real pairs.
 
-Proposals start from an archetype's placement (`placement`), are turned a little and pushed 1 to 25 cm apart, mostly along
-the palm. Each is accepted in proportion to :math:`\exp(\lambda \cdot F)`, with lambda such that loose pairs have the
-moments that contacts leave missing. It is fitted once (`fit_placement`) for a corpus of one half contacts and one half
-loose pairs; with other shares both halves stay as they are. Millimetres inside.
+Proposals start from an archetype's placement (`placement`), are turned a little and pushed 1 to 25 cm apart, mostly
+along the palm. Each is accepted in proportion to :math:`\exp(\lambda \cdot F)`, with lambda such that loose pairs have
+the moments that contacts leave missing. It is fitted once (`fit_placement`) for a corpus of one half contacts and one
+half loose pairs; with other shares both halves stay as they are. Millimetres inside.
 """
 
 from __future__ import annotations

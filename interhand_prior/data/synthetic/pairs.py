@@ -7,8 +7,8 @@ package do not see the world frame, so nothing is gained by moving a pair about.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Sequence
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Batch:
+    """Pairs with their shapes and what was measured on the mesh."""
+
     pairs: Pairs
     betas_left: Tensor
     betas_right: Tensor
@@ -51,6 +53,9 @@ class _Batch:
     def __getitem__(self, index: Tensor) -> _Batch:
         report = {k: v[index] for k, v in self.report.items()}
         return _Batch(self.pairs[index], self.betas_left[index], self.betas_right[index], report)
+
+
+_Maker = Callable[[int, torch.Generator, Tally], _Batch]
 
 
 def contact_batch(n: int, generator: torch.Generator, tally: Tally | None = None) -> _Batch:
@@ -88,9 +93,7 @@ def to_two_hands(pairs: Pairs, betas_left: Tensor, betas_right: Tensor) -> TwoHa
     zero = torch.zeros(n, 3)
     rest_l, rest_r = model.rest_joints(betas_left), model.rest_joints(betas_right)
     mirror = torch.tensor([-1.0, 1.0, 1.0])
-    left = HandParams(
-        zero, mirror_axis_angle(pairs.left.full_pose(pairs.dof_left)), betas_left, -rest_l[:, 4] * mirror
-    )
+    left = HandParams(zero, mirror_axis_angle(pairs.left.full_pose(pairs.dof_left)), betas_left, -rest_l[:, 4] * mirror)
     wrist = rest_r[:, 0]  # the root turns about the wrist, so the middle MCP goes to wrist + R (mcp - wrist) + transl
     turned = (pairs.rotation @ (rest_r[:, 4] - wrist)[..., None])[..., 0]
     right = HandParams(
@@ -133,12 +136,13 @@ def cat_pairs(pairs: list[Pairs]) -> Pairs:
     return _cat(list(pairs))  # type: ignore[return-value]
 
 
-def _collect(make: object, n: int, generator: torch.Generator, tally: Tally, share: float) -> list[_Batch]:
+def _collect(make: _Maker, n: int, generator: torch.Generator, tally: Tally, share: float) -> list[_Batch]:
+    """Batches of exactly n kept pairs in all; ``share`` is the acceptance to expect."""
     got: list[_Batch] = []
     have = 0
     while have < n:
         want = min(_BATCH, int((n - have) / share) + 8)
-        batch = make(want, generator, tally)  # type: ignore[operator]
+        batch = make(want, generator, tally)
         batch = batch[torch.arange(min(len(batch.pairs), n - have))]
         have += len(batch.pairs)
         got.append(batch)

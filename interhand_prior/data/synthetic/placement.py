@@ -2,9 +2,9 @@ r"""Where pairs start: archetypes' placements, resampled towards the relative po
 
 With F the first and second moments of the nine relative-pose numbers, averaged over a pair and its mirror image (18
 numbers), a placement is kept in proportion to :math:`\exp(\lambda \cdot F)`: the distribution nearest to the
-archetypes' own (in relative entropy) whose moments are the wanted ones. For starts only the rotation's twelve entries of
-lambda are non-zero. Contacts take a milder tilt (``power``), so that no kind of contact vanishes. The numbers are fitted
-once by `fit_placement`.
+archetypes' own (in relative entropy) whose moments are the wanted ones. For starts only the rotation's twelve entries
+of lambda are non-zero. Contacts take a milder tilt (``power``), so that no kind of contact vanishes. The numbers are
+fitted once by `fit_placement`.
 """
 
 from __future__ import annotations

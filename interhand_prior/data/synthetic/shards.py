@@ -1,9 +1,9 @@
 """Writing a corpus: seeds, splits, shards, resume, manifest.
 
 A corpus is a folder of ``train-00000.npz`` ..., ``val-*.npz``, ``test-*.npz``, each written by `TwoHands.save`, and a
-``manifest.json``. The generator of a shard is seeded from (seed, split, index) alone, so the result does not depend on the
-number of workers and no two splits share a seed or a hand. Every file appears whole or not at all; an interrupted run
-leaves complete shards, and the same call again makes what is missing or damaged.
+``manifest.json``. The generator of a shard is seeded from (seed, split, index) alone, so the result does not depend on
+the number of workers and no two splits share a seed or a hand. Every file appears whole or not at all; an interrupted
+run leaves complete shards, and the same call again makes what is missing or damaged.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ class CorpusConfig:
     """What determines every number of a corpus (with the package's version).
 
     Attributes:
-        train, val, test: pairs in each split. seed: any integer >= 0. loose_share: share of loosely near pairs, the rest
-        touch. shard_size: pairs per file.
+        train, val, test: pairs in each split. seed: any integer >= 0. loose_share: share of loosely near pairs, the
+        rest touch. shard_size: pairs per file.
     """
 
     train: int
@@ -202,8 +203,8 @@ def _claim(folder: Path, config: CorpusConfig) -> None:
             raise ValueError(f"{path} is not a corpus manifest ({error}); choose another folder") from error
         if not same:
             raise ValueError(
-                f"out={str(folder)!r} holds another corpus (config {found.get('config')}), but {asdict(config)} was asked "
-                "for; choose another folder, or repeat its arguments to complete it"
+                f"out={str(folder)!r} holds another corpus (config {found.get('config')}), but {asdict(config)} was "
+                "asked for; choose another folder, or repeat its arguments to complete it"
             )
         return
     if any(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].npz")):

@@ -5,16 +5,16 @@ r"""Poses of one hand in the distribution of real fits.
 
 a is one of 18 named poses blended with another, plus five hand-made synergies and noise (`draw_archetype_dof`). The
 shift s, scale l, noise, off-axis part o ~ N(mu, sd) and gauge phi ~ N(pm, psd) are numbers fitted so that the marginals
-of theta meet `marginals` (`fit_marginals` writes them into `fitted_poses`). How much of the scatter of real fits is gauge
-and how much moves the finger cannot be told from marginals, so there are two fits, one heavy in gauge and one heavy in
-off-axis rotation, and every hand is drawn from either with probability one half.
+of theta meet `marginals` (`fit_marginals` writes them into `fitted_poses`). How much of the scatter of real fits is
+gauge and how much moves the finger cannot be told from marginals, so there are two fits, one heavy in gauge and one
+heavy in off-axis rotation, and every hand is drawn from either with probability one half.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -27,9 +27,7 @@ _OPEN = torch.tensor([11.0, 2.0, -4.0, -6.0])  # and spread
 _Four = float | tuple[float, float, float, float]
 
 
-def _pose(
-    mcp: _Four, pip: _Four, spread: _Four, thumb: tuple[float, float, float, float]
-) -> Tensor:
+def _pose(mcp: _Four, pip: _Four, spread: _Four, thumb: tuple[float, float, float, float]) -> Tensor:
     """Degrees for index, middle, pinky, ring; spread 0 closed, 1 open; DIP follows PIP by .67."""
     four = lambda v: torch.tensor([float(x) for x in v] if isinstance(v, tuple) else [float(v)] * 4)
     dof = torch.zeros(NUM_DOF)

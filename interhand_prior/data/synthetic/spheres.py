@@ -113,7 +113,8 @@ def _palm_balls(vertices: Tensor, normals: Tensor, bone: Tensor) -> list[tuple[T
     ok = inside & (radius > 5)
     grid, radius, distance = grid[ok], radius[ok].clamp_max(17.0), distance[ok]
     covers = ((distance < radius[:, None] + _COVER) & palm).float()
-    left, out = palm.float(), []
+    left = palm.float()
+    out: list[tuple[Tensor, float, int, int, float]] = []
     while len(out) < _PALM_BALLS:
         gain = covers @ left
         best = int(gain.argmax())
@@ -152,9 +153,9 @@ def fit_spheres() -> Spheres:
         centre_dirs.append(torch.einsum("v,vck->ck", weights, shapes[near]))
         out = torch.nn.functional.normalize(vertices[near[:12]] - centre, dim=1)
         radius_dirs.append(torch.einsum("vc,vck->k", out, shapes[near[:12]] - centre_dirs[-1]) / 12)
-    rows_, scale = _self_pairs(centres, radii, fingers, arc)
+    own_rows, scale = _self_pairs(centres, radii, fingers, arc)
     return Spheres(
-        centres, radii, torch.stack(centre_dirs), torch.stack(radius_dirs), bones, fingers, arc, rows_, scale
+        centres, radii, torch.stack(centre_dirs), torch.stack(radius_dirs), bones, fingers, arc, own_rows, scale
     )
 
 

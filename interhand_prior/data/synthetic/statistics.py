@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,11 @@ def summarise(shards: Iterable[TwoHands]) -> dict[str, Any]:
             "variance_ratio": digits(rel.var(0) / REL_VAR, 3),
         },
         "finger_marginals": {k: round(v, 4) for k, v in compare_marginals(torch.cat(poses)).items()},
-        "betas": {"mean": number(shape.mean()), "sd": number(shape.std()), "sd_left_minus_right": number((shape[0] - shape[1]).std())},
+        "betas": {
+            "mean": number(shape.mean()),
+            "sd": number(shape.std()),
+            "sd_left_minus_right": number((shape[0] - shape[1]).std()),
+        },
         "contact": {
             "pairs": int(contact.sum()),
             "depth_mm_mean": number(d[contact].mean()) if contact.any() else None,

@@ -116,7 +116,7 @@ def _facing(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _one_way(a: Tensor, b: Tensor, normal_b: Tensor, pool: Tensor, nearest2: Tensor, nearest: Tensor) -> Near:
-    """Vertices ``pool`` (N, C) of a (N, V, 3) against mesh b, given their nearest vertices of b and squared distances."""
+    """Vertices ``pool`` (N, C) of a (N, V, 3) against mesh b, given the squared distance and index of b's nearest."""
     faces, n = open_hand_model().sealed_faces, len(a)
     rows = torch.arange(n)[:, None]
     inside = ((a[rows, pool] - b[rows, nearest]) * normal_b[rows, nearest]).sum(-1) < 0
@@ -166,8 +166,8 @@ def surface_report(left: Tensor, right: Tensor) -> dict[str, Tensor]:
     """Penetration and touch of two sealed meshes, (N, 779, 3) mm in one frame.
 
     Returns:
-        Per pair (N,), mm: ``depth`` the deepest vertex, ``mean_depth`` over the vertices inside (0 if none), ``near`` the
-        smallest distance between the surfaces (0 where they penetrate); ``area`` vertices of either hand within 2 mm.
+        Per pair (N,), mm: ``depth`` the deepest vertex, ``mean_depth`` over the vertices inside (0 if none), ``near``
+        the smallest distance between the surfaces (0 where they penetrate); ``area`` vertices of either within 2 mm.
     """
     out = []
     for start in range(0, len(left), _BATCH):
@@ -187,8 +187,8 @@ def _bind(body: Body, dof: Tensor, vertices: Tensor) -> Tensor:
     return ((vertices - places[:, bones])[..., None, :] @ rotations[:, bones])[..., 0, :]
 
 
-def _correct(pairs: Pairs, skins: tuple[Tensor, Tensor], steps: int, touch: Tensor) -> Pairs:
-    """A few Adam steps on the constraints the meshes show now. ``touch`` (N,): whether the hands must stay in touch."""
+def _correct(pairs: Pairs, skins: tuple[Tensor, Tensor], steps: int) -> Pairs:
+    """A few Adam steps on the constraints the meshes show now."""
     world_l = skins[0] * MIRROR
     world_r = skins[1] @ pairs.rotation.transpose(1, 2) + pairs.translation[:, None]
     near = _query(world_l, world_r)
@@ -224,9 +224,7 @@ def _correct(pairs: Pairs, skins: tuple[Tensor, Tensor], steps: int, touch: Tens
     for step in range(steps):
         x.requires_grad_(True)
         turn, t = axis_angle_to_matrix(x[:, 40:43]) @ pairs.rotation, x[:, 43:] * 50
-        posed = [
-            forward_kinematics(s.pose(d), s.joints) for s, d in zip(sides, (x[:, :20], x[:, 20:40]), strict=True)
-        ]
+        posed = [forward_kinematics(s.pose(d), s.joints) for s, d in zip(sides, (x[:, :20], x[:, 20:40]), strict=True)]
         gaps = []
         for k in range(2):
             p = place(k, *posed[k], bones[own[k]], offset[k], turn, t)
@@ -234,7 +232,7 @@ def _correct(pairs: Pairs, skins: tuple[Tensor, Tensor], steps: int, touch: Tens
             gaps.append(((p - q) * near[k].normal).sum(-1))
         # the linear gap is wrong for points that are far along the surface; they are far from touching anyway
         gap = torch.cat(gaps, 1)
-        energy = (-_GIVE - gap).clamp_min(0).pow(2).sum(1) + touch * (gap.amin(1) - 0.2).clamp_min(0).pow(2)
+        energy = (-_GIVE - gap).clamp_min(0).pow(2).sum(1) + (gap.amin(1) - 0.2).clamp_min(0).pow(2)
         energy = energy + 0.1 * (pressed * gap.clamp_min(0).pow(2)).sum(1)
         energy = energy + 4 * (x[:, :40] - origin[:, :40]).pow(2).sum(1)
         (grad,) = torch.autograd.grad(energy.sum(), x)
@@ -254,8 +252,8 @@ def finish(
 ) -> tuple[Pairs, dict[str, Tensor]]:
     """Move pairs until their meshes touch without penetrating; returns them with `surface_report` of the result.
 
-    Only pairs that still break a limit are worked on in each round. Never worse than the input: the caller rejects by
-    the report.
+    Only pairs deeper than .8 mm or farther than 1 mm are worked on in each round. Some never get there: the caller
+    rejects by the report, which is always that of the pair as returned.
     """
     n = len(pairs)
     dof_l, dof_r = pairs.dof_left.clone(), pairs.dof_right.clone()
@@ -282,7 +280,7 @@ def finish(
             if turn == rounds or not bad.any():
                 continue
             part = part[bad]
-            now = _correct(now[bad], (skins[0][bad], skins[1][bad]), steps, torch.ones(len(part)))
+            now = _correct(now[bad], (skins[0][bad], skins[1][bad]), steps)
             dof_l[part], dof_r[part] = now.dof_left, now.dof_right
             rotation[part], translation[part] = now.rotation, now.translation
             left_over.append(part)
