@@ -1,4 +1,4 @@
-"""The bundled open hand: connectivity, places, shape space, correctives, pose statistics; and that its build makes it."""
+"""The bundled open hand: topology, places, shape space, correctives, pose statistics; and that its build makes it."""
 
 from __future__ import annotations
 

@@ -75,6 +75,8 @@ def contact_sheet(
         raise ValueError(f"columns must be a positive integer, got {columns!r}")
     if labels is not None and len(labels) != count:
         raise ValueError(f"labels must hold one text for each of the {count} scenes, got {len(labels)}")
+    if labels is not None:
+        _pillow()  # fail before the work
     if len(colours) < len(points):
         raise ValueError(f"colours must hold one colour for each of the {len(points)} meshes, got {len(colours)}")
     palette = np.asarray(colours, np.float32)
@@ -165,18 +167,22 @@ def tile(
         sheet[row * height + strip : (row + 1) * height, column * width : (column + 1) * width] = cell
     if labels is None:
         return sheet
-    try:
-        from PIL import Image as pil_image
-        from PIL import ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError('labels need Pillow; install it with: pip install "interhand_prior[viewer]"') from error
+    pil_image, pil_draw, pil_font = _pillow()
     picture = pil_image.fromarray(sheet)
-    pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(0.7 * strip)
+    pen = pil_draw.Draw(picture)
+    font = pil_font.load_default(0.7 * strip)
     for i, label in enumerate(labels):
         row, column = divmod(i, columns)
         pen.text((column * width + strip // 4, row * height + strip // 8), str(label), fill=(70, 70, 70), font=font)
     return np.asarray(picture)
+
+
+def _pillow() -> tuple[Any, Any, Any]:
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ImportError('labels need Pillow; install it with: pip install "interhand_prior[viewer]"') from error
+    return Image, ImageDraw, ImageFont
 
 
 def _encode(linear: FloatArray) -> Image:
