@@ -92,7 +92,7 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     batch, count = vertices.shape[:-2], vertices.shape[-2]
     faces = faces.to(device=vertices.device, dtype=torch.int64)
     # Vertices first: the rows of a whole batch are contiguous, so gather and scatter move blocks, not floats.
-    v = at_least_float32(vertices).reshape(-1, count, 3).transpose(0, 1).contiguous()
+    v = at_least_float32(vertices).reshape(batch.numel(), count, 3).transpose(0, 1).contiguous()
     a, b, c = v[faces[:, 0]], v[faces[:, 1]], v[faces[:, 2]]
     area = torch.linalg.cross(b - a, c - a)  # twice the area, along the normal: the weight comes for free
     total = torch.zeros_like(v).index_add(0, faces.t().reshape(-1), area.repeat(3, 1, 1))
@@ -155,9 +155,9 @@ def _search(points: Tensor, targets: Tensor, max_bytes: int) -> Tensor:
     """(..., N) index of the nearest target; no gradient."""
     batch = torch.broadcast_shapes(points.shape[:-2], targets.shape[:-2])
     n, m = points.shape[-2], targets.shape[-2]
-    p = points.expand(*batch, n, 3).reshape(-1, n, 3)
-    t = targets.expand(*batch, m, 3).reshape(-1, m, 3)
-    samples = p.shape[0]
+    samples = batch.numel()
+    p = points.expand(*batch, n, 3).reshape(samples, n, 3)
+    t = targets.expand(*batch, m, 3).reshape(samples, m, 3)
     step = max(1, max_bytes // max(1, n * m * p.element_size()))
     rows = max(1, min(n, max_bytes // (m * p.element_size())))
     # Reduced-precision products (TF32 on CUDA, bfloat16 on some CPUs) would rank noise: take differences there.

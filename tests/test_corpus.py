@@ -107,7 +107,7 @@ def point_mesh_distance(p: torch.Tensor, mesh: torch.Tensor, faces: torch.Tensor
     q = p[:, None]
     height = ((q - a) * n).sum(-1)
     foot = q - height[..., None] * n
-    inside = torch.stack([(torch.linalg.cross(v - u, foot - u) * n).sum(-1) for u, v in ((a, b), (b, c), (c, a))])
+    inside = torch.stack([(torch.linalg.cross((v - u)[None], foot - u) * n).sum(-1) for u, v in ((a, b), (b, c), (c, a))])
     plane = torch.where((inside >= 0).all(0), height.abs(), torch.full_like(height, np.inf))
     edges = []
     for u, v in ((a, b), (b, c), (c, a)):

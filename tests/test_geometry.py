@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from solids import icosphere, inside
 from torch import Tensor
 
+from interhand_prior import HandParams
 from interhand_prior.geometry import (
     MAX_DISTANCE,
     boundary_vertices,
@@ -227,8 +228,8 @@ def test_loss_against_a_loop(options: dict[str, Any], seed: int) -> None:
 @pytest.mark.parametrize("options", OPTIONS)
 def test_gradient_of_the_loss(options: dict[str, Any]) -> None:
     """Holding the indices and the set constant gives the exact gradient (normals move with their vertices)."""
-    a, b, faces = spheres(0.012, level=1)
-    a, b = (a + cloud(42, scale=1e-3)).requires_grad_(), (b + cloud(42, seed=1, scale=1e-3)).requires_grad_()
+    a, b, faces = spheres(0.012, level=0)
+    a, b = (a + cloud(12, scale=1e-3)).requires_grad_(), (b + cloud(12, seed=1, scale=1e-3)).requires_grad_()
     loss = lambda a, b: 1e3 * mutual_penetration_loss(a, b, faces, faces, **options)
     assert loss(a, b) > 0
     assert torch.autograd.gradcheck(loss, (a, b), eps=1e-7, atol=1e-5)
@@ -303,9 +304,11 @@ def test_loss_is_invariant(seed: int, residual: Any) -> None:
 
 
 def random_surface(count: int, hand_seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A random open hand (vertices, faces, sealed vertices), points on its skin and their normals."""
+    """An open hand of random shape (vertices, faces, sealed vertices), points on its skin and their normals."""
     model = open_hands().right
-    vertices = model(random_hand(seed=hand_seed))[0]
+    # Flat: a fist crosses itself, and there the skin is not the boundary of the inside.
+    flat = random_hand(seed=hand_seed).as_dict() | {"hand_pose": torch.zeros(45).double()}
+    vertices = model(HandParams(**flat))[0]
     triangles = vertices[model.faces]
     normal = torch.linalg.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     area = normal.norm(dim=1)
@@ -319,8 +322,8 @@ def random_surface(count: int, hand_seed: int = 0) -> tuple[Tensor, Tensor, Tens
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_near_the_skin_of_a_hand_it_agrees_with_the_solid_angle(seed: int) -> None:
-    vertices, faces, sealed, skin, up = random_surface(1500, seed)
-    height = 0.012 * torch.rand(1500, generator=generator(seed + 9)).double() - 0.006
+    vertices, faces, sealed, skin, up = random_surface(800, seed)
+    height = 0.012 * torch.rand(800, generator=generator(seed + 9)).double() - 0.006
     points = skin + height[:, None] * up
     truth = inside(points, sealed, open_hands().right.sealed_faces)
     normals, rim = vertex_normals(vertices, faces), boundary_vertices(faces, 778)
@@ -328,16 +331,17 @@ def test_near_the_skin_of_a_hand_it_agrees_with_the_solid_angle(seed: int) -> No
     elsewhere = ~rim[nearest_vertices(points, vertices).indices]
     assert counted[~truth & elsewhere].double().mean() < 0.04
     deep = truth & elsewhere & (height < -0.003)
-    assert counted[deep].double().mean() > 0.97
+    assert deep.sum() > 100
+    assert counted[deep].double().mean() > 0.96
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_everything_inside_a_hand_is_within_the_largest_distance(seed: int) -> None:
     vertices, _, sealed, _, _ = random_surface(1, seed)
     low, high = vertices.amin(0), vertices.amax(0)
-    points = low + (high - low) * torch.rand(4000, 3, generator=generator(seed)).double()
+    points = low + (high - low) * torch.rand(1500, 3, generator=generator(seed)).double()
     points = points[inside(points, sealed, open_hands().right.sealed_faces)]
-    assert len(points) > 100
+    assert len(points) > 30
     assert nearest_vertices(points, vertices).squared_distance.max() < MAX_DISTANCE**2
 
 

@@ -22,6 +22,7 @@ from interhand_prior.viewer.light import MAP, studio, visibility
 from interhand_prior.viewer.mesh_files import SUFFIXES
 from interhand_prior.viewer.png import encode_png
 from interhand_prior.viewer.rasterizer import depth_buffer, rasterize
+from interhand_prior.viewer.sheet import _columns
 from interhand_prior.viewer.surface import Surface, Topology, boundary_loops, join, vertex_normals
 
 SIZE = 64
@@ -347,6 +348,11 @@ def test_labels_are_written_above_their_cells() -> None:
     np.testing.assert_array_equal(labelled[strip:], plain)
     assert (labelled[:strip, :SIZE] == 255).all()
     assert (labelled[:strip, SIZE:] < 200).any()
+
+
+def test_sheets_are_well_filled() -> None:
+    assert [_columns(n, 1) for n in (1, 2, 4, 6, 8, 16, 64)] == [1, 2, 2, 3, 4, 4, 10]
+    assert _columns(16, 2) == 4
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def contact_sheet(
     with ThreadPoolExecutor(min(count, os.cpu_count() or 1, 8)) as pool:
         cells = list(pool.map(cell, range(count)))
     if columns is None:
-        columns = max(1, round(math.sqrt(count * 1.5 / number)))
+        columns = _columns(count, number)
     return tile(cells, min(columns, count), labels, background)
 
 
@@ -175,6 +175,13 @@ def tile(
         row, column = divmod(i, columns)
         pen.text((column * width + strip // 4, row * height + strip // 8), str(label), fill=(70, 70, 70), font=font)
     return np.asarray(picture)
+
+
+def _columns(count: int, width: int) -> int:
+    """Columns for scenes `width` times as wide as high: a sheet of about 3 : 2 with few empty places."""
+    wanted = math.sqrt(1.5 * count / width)
+    cost = lambda c: -count % c / count + abs(math.log(c / wanted))
+    return min(range(1, count + 1), key=cost)
 
 
 def _pillow() -> tuple[Any, Any, Any]:
