@@ -1,7 +1,7 @@
 """What every benchmark shares: the facts that make a number comparable, and one way to write it down.
 
-A benchmark is a script, run as ``python benchmarks/NAME.py`` from the checkout; it ends with
-``write_result("NAME", {...})``, which writes ``benchmarks/results/NAME.json``:
+A benchmark is a script, run as `python benchmarks/NAME.py` from the checkout; it ends with
+`write_result("NAME", {...})`, which writes `benchmarks/results/NAME.json`:
 
     {"name": ..., "command": ..., "date": ..., "commit": {...}, "machine": {...}, "numbers": {...}}
 """
@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    """Name of the processor; on Linux ``platform.processor()`` is empty or says x86_64 only."""
+    """Name of the processor; on Linux `platform.processor()` is empty or says x86_64 only."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -55,9 +55,9 @@ def _cpu_name() -> str:
 
 
 def commit() -> dict[str, Any]:
-    """``{"hash": ..., "dirty": ...}`` of the checkout; both None outside a git checkout.
+    """`{"hash": ..., "dirty": ...}` of the checkout; both None outside a git checkout.
 
-    ``dirty`` ignores ``benchmarks/results``, so that writing one result does not taint the next.
+    `dirty` ignores `benchmarks/results`, so that writing one result does not taint the next.
     """
 
     def git(*args: str) -> str | None:
@@ -73,16 +73,16 @@ def commit() -> dict[str, Any]:
 
 
 def write_result(name: str, payload: Mapping[str, Any], *, folder: str | Path | None = None) -> Path:
-    """Write ``payload`` as ``benchmarks/results/NAME.json``, atomically, and return its path.
+    """Write `payload` as `benchmarks/results/NAME.json`, atomically, and return its path.
 
     Args:
         name: file name without its ending.
         payload: the numbers. Tensors, arrays and numpy scalars become lists and numbers; floats keep six
             significant digits; a value that is not finite is written as null, since JSON has no name for it.
-        folder: where to write instead of ``benchmarks/results``.
+        folder: where to write instead of `benchmarks/results`.
 
     Raises:
-        TypeError: ``payload`` holds something JSON cannot express.
+        TypeError: `payload` holds something JSON cannot express.
     """
     target = Path(folder) if folder is not None else RESULTS
     result = {
@@ -114,7 +114,7 @@ def _no_folder(argument: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` in JSON's own types."""
+    """`value` in JSON's own types."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, torch.Tensor):
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
 
 
 def best_of(function: Callable[[], object], *, repeats: int = 5, warmup: int = 1) -> float:
-    """Seconds of the fastest of ``repeats`` calls: on a shared machine the minimum is the least disturbed."""
+    """Seconds of the fastest of `repeats` calls: on a shared machine the minimum is the least disturbed."""
     for _ in range(warmup):
         function()
     times = []

@@ -1,8 +1,8 @@
 """What a synthetic corpus looks like, measured afresh on its files: ``python benchmarks/corpus_report.py CORPUS_DIR``.
 
-Writes ``benchmarks/results/corpus.json``: relative poses against the published InterHand2.6M statistics, finger marginals
-against the table of real fits, penetration and touch on the open hand's mesh as it is bundled now (not what the generator
-noted), shares of archetypes, and how fast it was made.
+Writes ``benchmarks/results/corpus.json``: relative poses against the published InterHand2.6M statistics, finger
+marginals against the table of real fits, penetration and touch on the open hand's mesh as it is bundled now (under
+"corpus": as the generator noted them), shares of archetypes, and how fast it was made.
 """
 
 from __future__ import annotations

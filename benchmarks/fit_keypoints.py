@@ -1,6 +1,8 @@
 """Does the prior help a fit, and does it harm one? Without a prior, with a Gaussian, with `sds_loss`.
 
-    python benchmarks/fit_keypoints.py --data CORPUS [--leap leap_two_hand.npz] [--prior FOLDER] [--split val --sweep]
+    python benchmarks/fit_keypoints.py --data CORPUS [--prior FOLDER]                  # (a)
+    python benchmarks/fit_keypoints.py --data CORPUS --leap leap_two_hand.npz          # (b)
+    python benchmarks/fit_keypoints.py --data CORPUS --sweep                           # settings, on validation pairs
 
 (a) Held-out pairs of a corpus, turned at random, seen as 2D orthographic keypoints together with a noisy start, as an
     estimator gives one, held by the standard deviations of its noise:
@@ -40,6 +42,14 @@ from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 fitting = example("fit_keypoints")
 MANO = fitting.JOINT_ORDERS["mano"]
+#: What the sweep compares: sigma, weight of fingers and shape, weight of the placement.
+SETTINGS = (
+    (0.454, 0.5, 0.1),
+    *((sigma, 0.5, 0.1) for sigma in (0.2, 0.31, 0.588, 0.707, 0.809)),
+    *((0.454, pose, 0.1) for pose in (0.25, 1.0)),
+    *((0.454, 0.5, place) for place in (0.03, 0.25, 0.5)),
+    *((0.707, 1.0, place) for place in (0.25, 0.5)),
+)
 Arm = Callable[[HandParams, HandParams], Tensor]
 
 
@@ -59,12 +69,15 @@ class Noise(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One problem: where a fit starts, what it sees, the truth, and the index of the wrist (None: no wrist)."""
+    """One problem: where a fit starts, what it sees, the truth, the index of the wrist (None: no wrist), and how many
+    times the usual steps it takes: from far away, more.
+    """
 
     start: Any
     seen: Any
     truth: Tensor
     root: int | None = 0
+    longer: int = 1
 
 
 def turned(pairs: TwoHands, models: HandPair, generator: torch.Generator, apart: float = 0.0) -> TwoHands:
@@ -121,8 +134,8 @@ def corpus_cases(pairs: TwoHands, models: HandPair, seed: int) -> dict[str, Case
         cases[name] = Case(started(truth, noise, generator), seen, joints)
     generator = torch.Generator().manual_seed(seed)
     joints = fitting.joints_of(turned(pairs, models, generator), MANO)
-    seen = replace(seen_as(joints, MANO, 0.0, generator), std=0.003)
-    cases["clean 3D"] = Case(fitting.start_from(models, seen), seen, joints)
+    seen = replace(seen_as(joints, MANO, 0.0, generator), std=0.001)
+    cases["clean 3D"] = Case(fitting.start_from(models, seen), seen, joints, longer=2)
     return cases
 
 
@@ -139,7 +152,7 @@ def leap_cases(path: Path, models: HandPair, num: int, seed: int) -> tuple[dict[
 
     noise = Noise()
     draw = lambda: torch.Generator().manual_seed(seed)
-    clean = replace(seen_as(joints, weights, 0.0, draw()), std=0.003)
+    clean = replace(seen_as(joints, weights, 0.0, draw()), std=0.001)
     reference = fitting.fit(fitting.start_from(models, clean), clean, steps=150)
     own, _ = fitting.errors(fitting.joints_of(reference, weights), joints)
     cases = {}
@@ -150,17 +163,17 @@ def leap_cases(path: Path, models: HandPair, num: int, seed: int) -> tuple[dict[
     generator = draw()
     seen = seen_as(joints, weights, noise.keypoint / 4, generator, dims=2)
     cases["good start"] = Case(started(reference, noise.scaled(0.25), generator), seen, joints, None)
-    cases["clean 3D, no start"] = Case(fitting.start_from(models, clean), clean, joints, None)
+    cases["clean 3D, no start"] = Case(fitting.start_from(models, clean), clean, joints, None, 2)
     seen = seen_as(joints, weights, 0.01, draw())
-    cases["3D with 1 cm noise, no start"] = Case(fitting.start_from(models, seen), seen, joints, None)
+    cases["3D with 1 cm noise, no start"] = Case(fitting.start_from(models, seen), seen, joints, None, 2)
     seen = seen_as(joints, weights, torch.tensor((0.003, 0.003, 0.03)), draw())
-    cases["3D with 3 cm depth noise, no start"] = Case(fitting.start_from(models, seen), seen, joints, None)
+    cases["3D with 3 cm depth noise, no start"] = Case(fitting.start_from(models, seen), seen, joints, None, 2)
     generator = draw()
     seen = seen_as(joints, weights, noise.keypoint, generator, dims=2)
     rough = joints[..., 2].mean(-1)
     rough = rough + 0.04 * 0.5**0.5 * torch.randn(rough.shape, generator=generator)
     start = fitting.start_from(models, seen, depth=rough, depth_std=0.04 * 0.5**0.5)
-    cases["2D with a rough depth, no start"] = Case(start, seen, joints, None)
+    cases["2D with a rough depth, no start"] = Case(start, seen, joints, None, 2)
     facts = {
         "frames with confidence > 0.5 for both hands": len(recording),
         "recording for adapting the joints": str(smallest),
@@ -183,7 +196,7 @@ def adapted(
     weights = torch.eye(21)[list(order)]
     residuals = []
     for turn in range(rounds):
-        seen = replace(seen_as(joints, weights, 0.0, torch.Generator()), std=0.003)
+        seen = replace(seen_as(joints, weights, 0.0, torch.Generator()), std=0.001)
         hands = fitting.fit(fitting.start_from(models, seen), seen, steps=150)
         distance = (fitting.joints_of(hands, weights) - joints).norm(dim=-1)
         residuals.append(float(distance.mean()) * 1e3)
@@ -213,7 +226,7 @@ def run(case: Case, arms: Mapping[str, tuple[Arm | None, float]], steps: int, sh
     rows["start"] = {"MPJPE": float(start[0].mean()), "MRRPE": float(start[1].mean())}
     for name, (arm, weight) in arms.items():
         began = time.perf_counter()
-        pairs = fitting.fit(case.start, case.seen, prior_loss=arm, weight=weight, steps=steps)
+        pairs = fitting.fit(case.start, case.seen, prior_loss=arm, weight=weight, steps=steps * case.longer)
         seconds = time.perf_counter() - began
         now = fitting.errors(fitting.joints_of(pairs, case.seen.order), case.truth, case.root)
         row: dict[str, Any] = {"MPJPE": float(now[0].mean()), "MRRPE": float(now[1].mean())}
@@ -238,75 +251,65 @@ def sds_arm(prior: TwoHandPrior, seed: int, **options: Any) -> Arm:
     return lambda left, right: sds_loss(prior, left, right, reduction="sum", generator=generator, **options)
 
 
-def sweep(
-    prior: TwoHandPrior, gauss: GaussianPrior, cases: Mapping[str, Case], steps: int, seed: int
-) -> dict[str, Any]:
-    """Levels, weights and group weights, on validation pairs only."""
+def sweep_arms(prior: TwoHandPrior, gauss: GaussianPrior, seed: int) -> dict[str, tuple[Arm | None, float]]:
+    """Levels and weights to choose from, without the gate."""
     arms: dict[str, tuple[Arm | None, float]] = {"none": (None, 0.0)}
     for weight in (0.1, 0.3, 1.0):
         arms[f"gauss {weight}"] = (gauss.loss, weight)
-    for sigma in (0.31, 0.454, 0.707):
-        for pose in (0.25, 0.5, 1.0):
-            for place in (0.1, 0.5):
-                groups = {"hand_pose": pose, "betas": pose, "rot6d": place, "transl": place}
-                arms[f"sigma {sigma} pose {pose} place {place}"] = (
-                    sds_arm(prior, seed, sigma=sigma, group_weights=groups, gate=False), 1.0,
-                )  # fmt: skip
-    rows = {}
-    for name, case in cases.items():
-        print(name)
-        rows[name] = run(case, arms, steps)
-    return rows
+    for sigma, pose, place in SETTINGS:
+        groups = {"hand_pose": pose, "betas": pose, "rot6d": place, "transl": place}
+        arm = sds_arm(prior, seed, sigma=sigma, group_weights=groups, gate=False)
+        arms[f"sigma {sigma} pose {pose} place {place}"] = (arm, 1.0)
+    return arms
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run, print, and write results/fit_keypoints.json (or fit_keypoints_sweep.json)."""
+    """Run, print, and write results/fit_keypoints.json (fit_keypoints_leap.json, fit_keypoints_sweep.json)."""
     parser = argparse.ArgumentParser(description="Fits without a prior, with a Gaussian, and with sds_loss.")
     parser.add_argument("--data", type=Path, help="corpus folder; default: samples of the prior (a smoke test only)")
-    parser.add_argument("--leap", type=Path, help="an .npz with joints_l, joints_r, confidence and recording")
+    parser.add_argument("--leap", type=Path, help="run (b) on this .npz: joints_l, joints_r, confidence, recording")
     parser.add_argument("--prior", default="bundled")
-    parser.add_argument("--split", choices=("val", "test"), default="test")
-    parser.add_argument("--sweep", action="store_true", help="compare settings; needs --split val")
-    parser.add_argument("--num", type=int, default=192, help="pairs per case")
+    parser.add_argument("--sweep", action="store_true", help="compare settings on the validation split")
+    parser.add_argument("--num", type=int, default=None, help="pairs; default 128, on real frames 64")
     parser.add_argument("--train", type=int, default=20000, help="pairs that the Gaussian is fitted to, at most")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--gauss-weight", type=float, default=0.3, help="chosen on validation pairs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the result; default: benchmarks/results")
     args = parser.parse_args(argv)
-    if args.sweep and args.split != "val":
-        parser.error("--sweep chooses settings: it needs --split val")
 
     prior = load_prior(args.prior)
-    train, held_out = splits(args.data, prior, args.num, args.train, args.split)
+    split = "val" if args.sweep else "test"  # settings are never chosen on test pairs
+    num = args.num or (64 if args.leap else 128)
+    train, held_out = splits(args.data, prior, num, args.train, split)
     gauss = GaussianPrior(prior, train)
-    numbers: dict[str, Any] = {
-        "seed": args.seed, "pairs": len(held_out), "steps": args.steps, "prior": prior.info,
-        "data": "samples of the prior" if args.data is None else f"{args.split} split of a corpus",
-    }  # fmt: skip
-    cases = corpus_cases(held_out, prior.hands, args.seed)
-    if args.sweep:
-        numbers["sweep"] = sweep(prior, gauss, cases, args.steps, args.seed)
+    numbers: dict[str, Any] = {"seed": args.seed, "steps": args.steps, "prior": prior.info}
+    if args.leap is None:
+        name = "fit_keypoints"
+        numbers |= {"pairs": len(held_out), "data": "samples" if args.data is None else f"{split} split of a corpus"}
+        cases = corpus_cases(held_out, prior.hands, args.seed)
     else:
-        arms: dict[str, tuple[Arm | None, float]] = {
+        name = "fit_keypoints_leap"
+        cases, facts = leap_cases(args.leap, prior.hands, num, args.seed)
+        numbers |= facts
+        print(facts)
+    if args.sweep:
+        name = "fit_keypoints_sweep"
+        arms = sweep_arms(prior, gauss, args.seed)
+    else:
+        placed = {"rot6d": 0.5, "transl": 0.5}
+        arms = {
             "no prior": (None, 0.0),
-            "Gaussian": (gauss.loss, args.gauss_weight),
+            "Gaussian, weight 0.3": (gauss.loss, 0.3),
+            "Gaussian, weight 1": (gauss.loss, 1.0),
             "sds_loss": (sds_arm(prior, args.seed), 1.0),
             "sds_loss, no gate": (sds_arm(prior, args.seed, gate=False), 1.0),
+            "sds_loss, no gate, placement 0.5": (sds_arm(prior, args.seed, gate=False, group_weights=placed), 1.0),
         }
-        numbers["gauss_weight"] = args.gauss_weight
-        numbers["corpus"] = {}
-        for name, case in cases.items():
-            print(f"corpus, {name}")
-            numbers["corpus"][name] = run(case, arms, args.steps)
-        if args.leap is not None:
-            cases, numbers["leap_facts"] = leap_cases(args.leap, prior.hands, args.num // 2, args.seed)
-            print(numbers["leap_facts"])
-            numbers["leap"] = {}
-            for name, case in cases.items():
-                print(f"leap, {name}")
-                numbers["leap"][name] = run(case, arms, args.steps if "no start" not in name else 2 * args.steps)
-    write_result("fit_keypoints_sweep" if args.sweep else "fit_keypoints", numbers, folder=args.out)
+    numbers["cases"] = {}
+    for case_name, case in cases.items():
+        print(case_name)
+        numbers["cases"][case_name] = run(case, arms, args.steps)
+    write_result(name, numbers, folder=args.out)
     return numbers
 
 

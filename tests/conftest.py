@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hypothesis
 import pytest
+import torch
 from helpers import make_prior, random_pairs
 
 from interhand_prior import TwoHandPrior
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=15)
 hypothesis.settings.load_profile("suite")
+
+# The tensors are tiny: more threads only wait for one another.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

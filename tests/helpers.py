@@ -121,7 +121,8 @@ def leaves(hands: TwoHands) -> dict[str, Tensor]:
 
 def assert_close(found: TwoHands, wanted: TwoHands, atol: float = 1e-10) -> None:
     for name, value in leaves(wanted).items():
-        torch.testing.assert_close(leaves(found)[name], value, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+        say = lambda text, name=name: f"{name}: {text}"
+        torch.testing.assert_close(leaves(found)[name], value, atol=atol, rtol=0, msg=say)
 
 
 def assert_same(found: TwoHands, wanted: TwoHands) -> None:

@@ -117,9 +117,9 @@ def test_a_sample_does_not_depend_on_its_batch(batch: tuple[int, ...]) -> None:
     x_t, sigma, anchor = inputs(*batch)
     together = model(x_t, sigma, anchor)
     assert together.shape == (*batch, SIZE)
-    alone = [model(x, s, a) for x, s, a in zip(x_t.reshape(-1, SIZE), sigma.reshape(-1), anchor.reshape(-1, SIZE), strict=True)]
-    for found, wanted in zip(together.reshape(-1, SIZE), alone, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    flat = [value.reshape(-1, SIZE) for value in (together, x_t, anchor)]
+    for found, x, a, s in zip(*flat, sigma.reshape(-1), strict=True):
+        torch.testing.assert_close(found, model(x, s, a), atol=1e-6, rtol=0)
 
 
 def test_one_level_may_serve_all() -> None:

@@ -90,7 +90,7 @@ def test_a_truncated_file_is_refused(pairs: TwoHands, tmp_path: Path, keep: floa
     path = pairs.save(tmp_path / "pairs.npz")
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError, match="damaged or not an .npz") as caught:
+    with pytest.raises(ValueError, match=r"damaged or not an \.npz") as caught:
         TwoHands.load(path)
     assert "pairs.npz" in str(caught.value)
 
@@ -155,7 +155,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.npz does not exist"):
         TwoHands.load(tmp_path / "nothing.npz")
     np.save(tmp_path / "array.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="not an .npz"):
+    with pytest.raises(ValueError, match=r"not an \.npz"):
         TwoHands.load(tmp_path / "array.npy")
 
 

@@ -94,7 +94,7 @@ def test_coerce_refuses_what_is_no_mapping() -> None:
 def test_the_two_hands_must_agree() -> None:
     with pytest.raises(ValueError, match=r"one batch shape, got \(2,\) and \(3,\)"):
         TwoHands(random_hand(2), random_hand(3))
-    with pytest.raises(ValueError, match="right is torch.float32"):
+    with pytest.raises(ValueError, match=r"right is torch\.float32"):
         TwoHands(random_hand(2), random_hand(2).to(torch.float32))
     for wrong in (np.zeros(3), [1, 2], np.array([None, None])):
         with pytest.raises(ValueError, match=r"extras\['x'\]"):
@@ -105,12 +105,9 @@ def test_as_dict_feeds_smplx() -> None:
     smplx = pytest.importorskip("smplx")
     arrays = open_hands().right.arrays
     hand = random_hand(3, dtype=torch.float32)
-    data = smplx.utils.Struct(
-        f=arrays.faces, kintree_table=np.stack([open_hands().right.parents, range(16)]), **{
-            name: getattr(arrays, name)
-            for name in ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "hands_mean", "hands_components")
-        },
-    )  # fmt: skip
+    names = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "hands_mean", "hands_components")
+    tree = np.stack([open_hands().right.parents, range(16)])
+    data = smplx.utils.Struct(f=arrays.faces, kintree_table=tree, **{name: getattr(arrays, name) for name in names})
     layer = smplx.MANO("", data_struct=data, use_pca=False, flat_hand_mean=True, batch_size=3)
     found = layer(**hand.as_dict())
     vertices, joints = open_hands().right(hand)

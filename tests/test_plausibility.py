@@ -59,7 +59,9 @@ def test_the_corpus_itself_is_scored_evenly() -> None:
     torch.testing.assert_close(shares.sort(0, descending=True).values, even.expand_as(shares), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("table", [torch.zeros(2, 2, 100), torch.full((2, 2, 101), math.nan), -torch.arange(404.0).reshape(2, 2, 101)])
+@pytest.mark.parametrize(
+    "table", [torch.zeros(2, 2, 100), torch.full((2, 2, 101), math.nan), -torch.arange(404.0).reshape(2, 2, 101)]
+)
 def test_a_bad_table_is_refused(table: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"finite, rising, of shape \(2, 2, 101\)"):
         Calibration(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_sample_is_two_runs_of_ddim(prior: TwoHandPrior) -> None:
 
     def run(x0_of: Any) -> Tensor:
         x = torch.randn(3, 64, generator=draws).double()
-        for now, after in zip(levels[:-1], levels[1:], strict=True):
+        for now, after in pairwise(levels):
             x0 = x0_of(x, now)
             noise = (x - (1 - now**2).sqrt() * x0) / now
             x = (1 - after**2).sqrt() * x0 + after * noise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def test_steps_fall_from_almost_one_to_zero(num: int) -> None:
     assert len(steps) == num + 1
     assert steps[0] == schedule.max_sigma
     assert steps[-1] == 0.0
-    assert all(a > b for a, b in zip(steps[:-1], steps[1:], strict=True))
+    assert all(a > b for a, b in pairwise(steps))
     u = [2 / math.pi * math.asin(s) for s in steps[1:]]
     assert u == pytest.approx([k / num for k in range(num - 1, -1, -1)])
 

@@ -1,4 +1,4 @@
-"""Eq. 9 as a number: a naive twin, invariances, batches, levels, the gate; `test_sds_gradients.py` has its gradients."""
+"""Eq. 9 as a number: a naive twin, invariances, batches, levels, the gate. Its gradients: test_sds_gradients.py."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ def test_each_pair_may_have_its_own_level(prior: TwoHandPrior) -> None:
     found = loss_of(prior, hands, sigma=levels)
     for i, sigma in enumerate(levels.tolist()):
         torch.testing.assert_close(found[i], loss_of(prior, hands, sigma=sigma)[i], rtol=1e-12, atol=0)
-    torch.testing.assert_close(loss_of(prior, hands, sigma=torch.tensor(0.454)), loss_of(prior, hands), rtol=1e-5, atol=0)
+    one = loss_of(prior, hands, sigma=torch.tensor(0.454, dtype=torch.float64))
+    torch.testing.assert_close(one, loss_of(prior, hands), rtol=1e-12, atol=0)
 
 
 def test_the_noise_is_the_generators(prior: TwoHandPrior) -> None:
@@ -256,7 +257,7 @@ def test_a_prior_without_calibration_has_no_gate(prior: TwoHandPrior) -> None:
         ({"group_weights": {"betas": math.nan}}, ValueError, "finite"),
         ({"num_draws": 0}, ValueError, "num_draws must be at least 1"),
         ({"left_valid": torch.ones(2)}, ValueError, "left_valid must be a bool tensor"),
-        ({"right_valid": torch.ones(1, dtype=torch.bool)}, ValueError, r"right_valid must be a bool tensor of shape \(2,\)"),
+        ({"right_valid": torch.ones(1, dtype=torch.bool)}, ValueError, r"right_valid must .* of shape \(2,\)"),
         ({"right_valid": [True, False]}, TypeError, "right_valid must be a bool tensor .* got list"),
     ],
 )
@@ -277,7 +278,7 @@ def test_wrong_hands_are_refused(prior: TwoHandPrior) -> None:
         sds_loss(prior, bad, hand, right_valid=torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"one batch shape, got \(2,\) and \(3,\)"):
         sds_loss(prior, hand, random_hand(3))
-    with pytest.raises(ValueError, match="right is torch.float32"):
+    with pytest.raises(ValueError, match=r"right is torch\.float32"):
         sds_loss(prior, hand, hand.to(torch.float32))
     with pytest.raises(ValueError, match=r"the hands are on meta but the prior is on cpu"):
         sds_loss(prior, hand.to("meta"), hand.to("meta"))

@@ -210,4 +210,4 @@ def test_descent_leads_to_the_mean_of_a_gaussian() -> None:
         sds_loss(prior, hands.left, hands.right, group_weights=groups, num_draws=4, generator=draws).backward()
         optimizer.step()
     found = canonical_pair(prior, hands.detach())[0]
-    assert found.abs().mean() < 0.25 * start
+    assert found.abs().mean() < 0.4 * start

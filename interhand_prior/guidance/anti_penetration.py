@@ -69,7 +69,8 @@ class AntiPenetration:
         clip: longest step, in normalised units (for hands, one unit is some 5 cm of translation).
         tolerance: metres of penetration that are left alone, as skin gives way.
         max_distance: see `penetration_loss`.
-        residual: see `penetration_loss`.
+        residual: see `penetration_loss`. With "distance" (Eq. 7 to the letter) the sideways part of it makes steps
+            overshoot at a graze.
         contact_vertices: of each hand, only this many vertices, those nearest to the other hand before the first
             inner step, are watched during the inner steps; the rest are too far to matter so soon, and the search
             costs the square. None: all.
@@ -86,9 +87,9 @@ class AntiPenetration:
         inner_steps: int = 8,
         min_alpha_bar: float = 0.9,
         clip: float = 0.2,
-        tolerance: float = 0.001,
+        tolerance: float = 0.0005,
         max_distance: float = MAX_DISTANCE,
-        residual: Residual = "distance",
+        residual: Residual = "depth",
         contact_vertices: int | None = 256,
     ) -> None:
         for name, value, low, high in (

@@ -115,11 +115,15 @@ def _facing(a: Tensor, b: Tensor) -> Tensor:
     return square.baddbmm_(a, sparse.transpose(1, 2), alpha=-2.0).amin(2).topk(_FACING, dim=1, largest=False).indices
 
 
-def _one_way(a: Tensor, b: Tensor, normal_b: Tensor, pool: Tensor, nearest2: Tensor, nearest: Tensor) -> Near:
-    """Vertices ``pool`` (N, C) of a (N, V, 3) against mesh b, given the squared distance and index of b's nearest."""
+def _one_way(a: Tensor, b: Tensor, normal_b: Tensor) -> Near:
+    """Vertices of a (N, V, 3) that face mesh b against all of b: fewer of b's would turn far points inside out."""
     faces, n = open_hand_model().sealed_faces, len(a)
     rows = torch.arange(n)[:, None]
-    inside = ((a[rows, pool] - b[rows, nearest]) * normal_b[rows, nearest]).sum(-1) < 0
+    pool = _facing(a, b)
+    p = a[rows, pool]
+    square = p.pow(2).sum(-1)[:, :, None] + b.pow(2).sum(-1)[:, None]
+    nearest2, nearest = square.baddbmm_(p, b.transpose(1, 2), alpha=-2.0).min(2)
+    inside = ((p - b[rows, nearest]) * normal_b[rows, nearest]).sum(-1) < 0
     guess = nearest2.clamp_min(0).sqrt() * torch.where(inside, -1.0, 1.0)
     best = guess.topk(_KEPT, dim=1, largest=False).indices
     kept, near = pool.gather(1, best), nearest.gather(1, best)
@@ -141,18 +145,9 @@ def _one_way(a: Tensor, b: Tensor, normal_b: Tensor, pool: Tensor, nearest2: Ten
 
 def _query(left: Tensor, right: Tensor) -> tuple[Near, Near]:
     """Both directions between two sealed meshes in one frame, the left one with mirrored (inward) winding."""
-    faces, rows = open_hand_model().sealed_faces, torch.arange(len(left))[:, None]
-    pool_l, pool_r = _facing(left, right), _facing(right, left)
-    a, b = left[rows, pool_l], right[rows, pool_r]
-    square = a.pow(2).sum(-1)[:, :, None] + b.pow(2).sum(-1)[:, None]
-    square = square.baddbmm_(a, b.transpose(1, 2), alpha=-2.0)
+    faces = open_hand_model().sealed_faces
     normal_l, normal_r = -vertex_normals(left, faces), vertex_normals(right, faces)
-    low_l, near_l = square.min(2)
-    low_r, near_r = square.min(1)
-    return (
-        _one_way(left, right, normal_r, pool_l, low_l, pool_r.gather(1, near_l)),
-        _one_way(right, left, normal_l, pool_r, low_r, pool_l.gather(1, near_r)),
-    )
+    return _one_way(left, right, normal_r), _one_way(right, left, normal_l)
 
 
 def meshes(pairs: Pairs, betas_left: Tensor, betas_right: Tensor) -> tuple[Tensor, Tensor]:
