@@ -12,9 +12,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from interhand_prior import TwoHands, load_prior, sample
+from interhand_prior.geometry import min_distance
 
 TOUCH = 0.004
 """Metres between the nearest vertices; those of a hand are some 5 mm apart."""
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 def touching(pairs: TwoHands) -> TwoHands:
     """Those of the pairs whose hands come within `TOUCH` of each other."""
     left, right = pairs.vertices()
-    return pairs[torch.cdist(left, right).amin((1, 2)) < TOUCH]
+    return pairs[min_distance(left, right) < TOUCH]
 
 
 if __name__ == "__main__":

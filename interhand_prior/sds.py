@@ -7,8 +7,9 @@ left given the right. D_phi and the noised input are detached; the gradient reac
 the residual alone, relative rotation and translation included.
 
 With the squared norm and the weight alpha_bar / (1 - alpha_bar), residuals are measured in units of the noise that
-the denoiser had to remove, and the loss is on the scale of a negative log-likelihood (nats): add it with weight 1 to
-a task loss on that scale, and with your own factor to any other.
+the denoiser had to remove, and the loss's GRADIENT is on the scale of a negative log-likelihood's: add it with weight 1
+to a task loss on that scale, and with your own factor to any other. (Its value is not that likelihood: the target is
+detached.)
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands
 from interhand_prior.canonical import SLICES, Normalizer, from_canonical
 from interhand_prior.denoiser import Denoiser, DenoiserConfig
-from interhand_prior.hands import HandPair, open_hands
+from interhand_prior.hands import HandModel, HandPair, open_hands
 from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from interhand_prior.schedule import signal
 
@@ -98,6 +100,15 @@ def rigidly_moved(hands: TwoHands, rotation: Tensor, translation: Tensor) -> Two
         return HandParams(turned, hand.hand_pose, hand.betas, place - wrist)
 
     return TwoHands(move(hands.left, "left"), move(hands.right, "right"), hands.hands, hands.extras)
+
+
+def other_hands() -> HandPair:
+    """Hands whose wrist joint is elsewhere: the same parameters then mean another place."""
+    right = open_hands().right
+    regressor = right.arrays.J_regressor.copy()
+    regressor[0] = right.arrays.J_regressor[:6].mean(0)
+    model = HandModel(replace(right.arrays, J_regressor=regressor))
+    return HandPair(model.mirrored(), model)
 
 
 def far_apart(hands: TwoHands, metres: float) -> TwoHands:

@@ -23,6 +23,7 @@ from interhand_prior.geometry import (
     vertex_normals,
 )
 from interhand_prior.guidance import AntiPenetration, PairSurfaces
+from interhand_prior.rotations import axis_angle_to_matrix
 
 RADIUS = 0.04
 UNIT = 0.05  # metres of translation in one normalised unit, as for hands
@@ -30,12 +31,20 @@ SPHERE, FACES = icosphere(2, RADIUS)
 LATE, EARLY = 0.1, 0.9  # levels that are guided by default, and not
 
 
-def at(vector: Tensor) -> Tensor:
-    """Vectors (B, 4): a centre, and what leaves the surface alone -> vertices of spheres."""
+# Turned about x, so that no vertex is equally near to two of the other sphere's.
+TURNED = SPHERE @ axis_angle_to_matrix(torch.tensor([0.3, 0.0, 0.0]).double())
+
+
+def anchor_at(vector: Tensor) -> Tensor:
+    """Vectors (B, 4): a centre, and one entry that leaves the surface alone -> vertices of spheres."""
     return SPHERE.to(vector) + UNIT * vector[:, None, :3]
 
 
-SURFACES = PairSurfaces(at, at, FACES, FACES)
+def partner_at(vector: Tensor) -> Tensor:
+    return TURNED.to(vector) + UNIT * vector[:, None, :3]
+
+
+SURFACES = PairSurfaces(anchor_at, partner_at, FACES, FACES)
 
 
 def overlapping(*overlaps: float, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -72,7 +81,7 @@ def test_one_step_is_the_formula() -> None:
     # Distances do not ask for normals, whose gradient the guidance leaves out.
     options: dict[str, Any] = {"tolerance": 0.0005, "max_distance": 0.03, "residual": "distance"}
     leaf = partner.clone().requires_grad_()
-    loss = mutual_penetration_loss(at(leaf), at(anchor), FACES, FACES, **options)
+    loss = mutual_penetration_loss(partner_at(leaf), anchor_at(anchor), FACES, FACES, **options)
     (gradient,) = torch.autograd.grad(loss.sum(), leaf)
     length = gradient.norm(dim=1)
     assert (length > 0).tolist() == [True, True, False]
@@ -154,7 +163,7 @@ def test_the_anchor_is_decoded_once() -> None:
     def counted(name: str) -> Callable[[Tensor], Tensor]:
         def decode(vector: Tensor) -> Tensor:
             calls[name] += 1
-            return at(vector)
+            return anchor_at(vector)
 
         return decode
 
@@ -252,15 +261,15 @@ def test_hands_pushed_into_each_other(prior32: TwoHandPrior, side: Any) -> None:
     assert before.min() > 0.005
     guide = AntiPenetration(surfaces).prepare(anchor)
     found = partner
-    for _ in range(4):
+    for _ in range(2):
         found = guide(found, LATE)
     after = depth_of(surfaces, anchor, found)
     assert torch.isfinite(found).all()
-    assert after.mean() < 0.25 * before.mean()
-    assert after.max() < 0.003
+    assert after.max() < 0.001, "more is left than the tolerance"
     gap = min_distance(surfaces.anchor(anchor), surfaces.partner(found))
-    assert gap.max() < 0.008, "the hands no longer touch"
-    assert (found - partner).norm(dim=1).max() < 1.0
+    assert gap.median() < 0.004, "the hands no longer touch"
+    assert gap.max() < 0.015, "a hand was thrown away"
+    assert (found - partner).norm(dim=1).max() < 0.3, "a few millimetres are not far"
 
 
 # Errors ----------------------------------------------------------------------------------------------------------

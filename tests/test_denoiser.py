@@ -105,8 +105,9 @@ def test_output_follows_the_input_and_barely_the_weights_type() -> None:
 
 def test_half_precision_tells_the_highest_levels_apart() -> None:
     model = make_denoiser().to(torch.bfloat16)
-    x_t, _, anchor = inputs(1)
+    x_t, _, anchor = inputs(1, dtype=torch.bfloat16)
     almost_one = torch.tensor([0.9990, 0.99995])
+    assert (almost_one.bfloat16() == 1).all()
     first, second = model(x_t.expand(2, -1), almost_one, anchor.expand(2, -1))
     assert not torch.equal(first, second)
 

@@ -18,6 +18,7 @@ from helpers import (
     make_denoiser,
     make_normalizer,
     make_prior,
+    other_hands,
     random_pairs,
     rigidly_moved,
 )
@@ -128,6 +129,23 @@ def test_the_hands_may_be_ones_own(folder: Path) -> None:
         load_prior(folder, hands=3)
     with pytest.raises(ValueError, match="dtype must be a floating-point type"):
         load_prior(folder, dtype=torch.int64)
+
+
+def test_pairs_that_name_their_hands_are_read_with_them() -> None:
+    hands, other = random_pairs(2), other_hands()
+    mine = TwoHands(hands.left, hands.right, other)
+    prior, theirs = complete_prior(torch.float64), complete_prior(torch.float64)
+    theirs._hands[0] = other
+    unnamed = prior.denoise(hands, generator=generator())
+    for run in (
+        lambda prior, pairs: prior.denoise(pairs, generator=generator()).right.transl,
+        lambda prior, pairs: prior.refine(pairs, steps=2).right.transl,
+        lambda prior, pairs: prior.score(pairs).placement,
+    ):
+        torch.testing.assert_close(run(prior, mine), run(theirs, hands), atol=1e-12, rtol=0)
+    assert not torch.allclose(prior.denoise(mine, generator=generator()).right.transl, unnamed.right.transl)
+    for result in (prior.denoise(mine), prior.refine(mine, steps=1)):
+        assert result.hands is other
 
 
 # Refusal ---------------------------------------------------------------------------------------------------------

@@ -7,14 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import far_apart, gaussian_prior, generator, make_prior, random_hand, random_pairs, rigidly_moved
+from helpers import (
+    far_apart,
+    gaussian_prior,
+    generator,
+    make_prior,
+    other_hands,
+    random_hand,
+    random_pairs,
+    rigidly_moved,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
 from interhand_prior.canonical import SLICES, to_canonical
-from interhand_prior.hands import load_hands, open_hands
 from interhand_prior.rotations import axis_angle_to_matrix
 from interhand_prior.sds import DEFAULT_GROUP_WEIGHTS, sds_terms
 
@@ -187,14 +195,7 @@ def test_mappings_are_hands_too(prior: TwoHandPrior) -> None:
 
 
 def test_the_hand_models_may_be_named(prior: TwoHandPrior) -> None:
-    arrays = open_hands().right.arrays
-    # Another wrist: the same parameters then put the hand elsewhere.
-    changed = {**vars(arrays), "f": arrays.faces, "kintree_table": [open_hands().right.parents, range(16)]}
-    changed["J_regressor"] = arrays.J_regressor.copy()
-    changed["J_regressor"][0] = arrays.J_regressor[:6].mean(0)
-    model = type(open_hands().right)(type(arrays).from_mapping(changed, "other"))
-    other = load_hands((model.mirrored(), model))
-    hands = random_pairs(2)
+    hands, other = random_pairs(2), other_hands()
     named = loss_of(prior, hands, hands=other)
     assert not torch.allclose(named, loss_of(prior, hands))
     torch.testing.assert_close(named, loss_of(make_prior(hands=other), hands))

@@ -6,11 +6,12 @@ loss counts each hand inside the other, and the estimate moves down its gradient
     L(x0) = L_pen(V(x0), A) + L_pen(A, V(x0)),        x0 <- x0 - w min(2 L / |g|, clip) g / |g|.
 
 For a sum of squares, 2 L / |g| is the step at which the linearised residuals reach zero (Polyak's rule), so w = 1 is
-a natural strength, whatever the units of x0 and however many vertices are inside.
+a natural strength, whatever the units of x0 and however many vertices are inside. The residuals are the depths
+along the normals, by which the paper says the amount of penetration is approximated: they vanish at the surface.
 
 This departs from Algorithm 2, which moves x_{t-1} by w g once at every t. Early estimates are blurred means of many
-poses, and their penetration says little; a step of fixed weight is too short for a graze or throws the hand clear
-off the other. Here several short steps follow each other, at the last levels only (alpha_bar >= `min_alpha_bar`):
+poses, and their penetration says little; a step of fixed weight is too short for a tangle or throws a grazing hand
+clear of the other. Here several steps follow each other, at the last levels only (alpha_bar >= `min_alpha_bar`):
 they take the penetration away and leave the touch.
 """
 
@@ -66,8 +67,9 @@ class AntiPenetration:
         scale: w above. 0 switches guidance off, 1 steps as far as the linearised loss asks.
         inner_steps: gradient steps at each guided level.
         min_alpha_bar: guide where alpha_bar = 1 - sigma^2 is at least this.
-        clip: longest step, in normalised units (for hands, one unit is some 5 cm of translation).
-        tolerance: metres of penetration that are left alone, as skin gives way.
+        clip: longest step, in normalised units (for hands, one unit is some 5 cm of translation). A shorter one
+            never overshoots, but leaves more of the deep tangles.
+        tolerance: metres of depth that are left alone: skin gives way, and coarse meshes touch a little early.
         max_distance: see `penetration_loss`.
         residual: see `penetration_loss`. With "distance" (Eq. 7 to the letter) the sideways part of it makes steps
             overshoot at a graze.
@@ -85,7 +87,7 @@ class AntiPenetration:
         *,
         scale: float = 1.0,
         inner_steps: int = 8,
-        min_alpha_bar: float = 0.9,
+        min_alpha_bar: float = 0.8,
         clip: float = 0.2,
         tolerance: float = 0.0005,
         max_distance: float = MAX_DISTANCE,
@@ -168,7 +170,7 @@ class AnchoredGuide:
             return x0
         with torch.inference_mode(False), no_autocast(x0.device):
             x = at_least_float32(x0.detach().clone())
-            loss_of = self._near(x)
+            loss_of = self._loss_near(x)
             for _ in range(guidance.inner_steps):
                 with torch.enable_grad():
                     leaf = x.requires_grad_()
@@ -179,7 +181,7 @@ class AnchoredGuide:
                 x = x.detach() - guidance.scale * step * (gradient / length)
             return x.to(x0.dtype)
 
-    def _near(self, x0: Tensor) -> Callable[[Tensor], Tensor]:
+    def _loss_near(self, x0: Tensor) -> Callable[[Tensor], Tensor]:
         """The loss (B,) as a function of the partner's vertices, on the vertices that may come to touch."""
         guidance, anchor, rim = self.guidance, self._anchor, self._partner_rim
         faces = guidance.surfaces.partner_faces
