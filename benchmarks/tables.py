@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
         if not pattern.search(text):
             sys.exit(f"README.md has no <!-- {name} --> ... <!-- /{name} -->")
-        text = pattern.sub(lambda _, block=block: block, text)
+        text = pattern.sub(block.replace("\\", r"\\"), text)  # a replacement reads backslashes
     README.write_text(text, encoding="utf-8")
 
 

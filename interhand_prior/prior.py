@@ -21,7 +21,7 @@ from .guidance.anti_penetration import PairSurfaces
 from .guidance.cfg import guided_x0
 from .hands import HandPair, load_hands, open_hands
 from .params import HandLike, HandParams, TwoHands
-from .plausibility import Calibration, Score, log_residuals, probe_noise
+from .plausibility import Calibration, Score, log_residuals, placement_gate, probe_noise
 from .refinement import refine
 from .sampling import sample
 from .schedule import CosineSchedule, add_noise, check_sigma
@@ -193,6 +193,22 @@ class TwoHandPrior(nn.Module):
         partner, anchor = canonical_pair(self, _checked(hands))
         share = calibration.share_above(log_residuals(self, partner, anchor)).mean(-2)
         return Score(share[..., 0], share[..., 1])
+
+    @torch.no_grad()
+    def trust(self, hands: TwoHands) -> Tensor:
+        """How far `sds_loss` may move the placement of pairs; made once, it is the `gate` of a whole fit.
+
+        Args:
+            hands: pairs of any batch shape (...).
+
+        Returns:
+            (...) in [0, 1]; see `plausibility.placement_gate`.
+
+        Raises:
+            ValueError: the prior is not calibrated; a hand holds NaN.
+        """
+        calibration = self.require_calibration()
+        return placement_gate(calibration, log_residuals(self, *canonical_pair(self, _checked(hands))))
 
     @torch.no_grad()
     def calibrate(

@@ -69,7 +69,7 @@ def sds_loss(
     left_valid: Tensor | None = None,
     right_valid: Tensor | None = None,
     group_weights: Mapping[str, float] | None = None,
-    gate: bool | None = None,
+    gate: bool | Tensor | None = None,
     squared: bool = True,
     cfg_scale: float = 0.0,
     num_draws: int = 1,
@@ -94,7 +94,8 @@ def sds_loss(
         group_weights: of `hand_pose`, `betas`, `rot6d` (relative rotation), `transl` (relative translation); what is
             left out keeps its default.
         gate: leave the placement of pairs alone that the prior finds implausible (hands far apart, say). Default: when
-            the prior is calibrated.
+            the prior is calibrated. It costs some seven times the step itself; a tensor (...) in [0, 1], such as
+            `prior.trust(hands)` made once for a whole fit, costs nothing.
         squared: False gives the paper's unsquared norm.
         cfg_scale: classifier-free guidance of the estimate, Eq. 4.
         num_draws: noises to average over.
@@ -142,7 +143,7 @@ def sds_terms(
     *,
     sigma: float | Tensor = DEFAULT_SIGMA,
     present: Tensor | None = None,
-    gate: bool | None = None,
+    gate: bool | Tensor | None = None,
     cfg_scale: float = 0.0,
     num_draws: int = 1,
     generator: torch.Generator | None = None,
@@ -192,7 +193,9 @@ def sds_terms(
         ).mean(0)
         if gate is None:
             gate = prior.calibration is not None
-        if gate:
+        if isinstance(gate, Tensor):
+            trust = _per_pair("gate", gate, level).to(level)
+        elif gate:
             trust = placement_gate(prior.require_calibration(), log_residuals(prior, x, anchor.detach())).to(x)
         else:
             trust = torch.ones_like(level)

@@ -124,9 +124,7 @@ def with_grad(hands: TwoHands) -> TwoHands:
 
 def leaves(hands: TwoHands) -> dict[str, Tensor]:
     return {
-        f"{side}.{name}": value
-        for side in ("left", "right")
-        for name, value in getattr(hands, side).as_dict().items()
+        f"{side}.{name}": value for side in ("left", "right") for name, value in getattr(hands, side).as_dict().items()
     }
 
 

@@ -79,14 +79,8 @@ def test_round_trip_is_exact(folder: Path) -> None:
     config=st.dictionaries(
         st.text(max_size=8),
         st.recursive(
-            st.none()
-            | st.booleans()
-            | st.integers()
-            | st.text()
-            | st.floats(allow_nan=False, allow_infinity=False),
-            lambda inner: (
-                st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-            ),
+            st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
             max_leaves=6,
         ),
         max_size=4,
@@ -128,9 +122,7 @@ def test_overwriting_replaces_and_keeps_other_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fail_at", ["weights", "config", "config replace"])
-def test_a_failing_disk_leaves_the_old_checkpoint(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, fail_at: str
-) -> None:
+def test_a_failing_disk_leaves_the_old_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch, fail_at: str) -> None:
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     real_replace = os.replace
 
@@ -241,9 +233,7 @@ def test_truncated_weights(folder: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_one_changed_bit_anywhere_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_one_changed_bit_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = write_checkpoint(tmp_path_factory.mktemp("bit"), CONFIG, make_tensors())
     raw = bytearray((folder / WEIGHTS_NAME).read_bytes())
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -300,9 +290,7 @@ class _Touch:
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.PTH", "model.ckpt", "model.pkl"])
 @pytest.mark.parametrize("with_config", [True, False])
-def test_a_folder_of_pickles_is_refused_unopened(
-    folder: Path, tmp_path: Path, name: str, with_config: bool
-) -> None:
+def test_a_folder_of_pickles_is_refused_unopened(folder: Path, tmp_path: Path, name: str, with_config: bool) -> None:
     witness = tmp_path / "ran"
     (folder / WEIGHTS_NAME).unlink()
     if not with_config:

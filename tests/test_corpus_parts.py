@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mesh_oracle import brute_force
 
 from interhand_prior.data.synthetic.anatomy import DOF_MAX, DOF_MIN, dof_axes, off_axis_projector, soft_clamp
 from interhand_prior.data.synthetic.archetypes import ARCHETYPE_NAMES, regions
@@ -21,7 +22,7 @@ from interhand_prior.data.synthetic.single_hand import draw_free_dof, draw_trait
 from interhand_prior.data.synthetic.skeleton import bone_directions, forward_kinematics, open_hand_skeleton
 from interhand_prior.data.synthetic.spheres import make_body, open_hand_spheres
 from interhand_prior.data.synthetic.statistics import relative_pose
-from interhand_prior.data.synthetic.surface import closest_on_triangles, skin
+from interhand_prior.data.synthetic.surface import closest_on_triangles, meshes, skin, surface_report
 from interhand_prior.hands import open_hands
 from interhand_prior.params import HandParams
 
@@ -183,6 +184,21 @@ def test_closest_point_on_triangle(seed: int, flat: float) -> None:
     best = (p - point(w)).norm(dim=-1)
     others = torch.distributions.Dirichlet(torch.ones(3, dtype=torch.float64)).sample((400, 6))
     assert ((p - point(others)).norm(dim=-1) >= best - 1e-9).all()
+
+
+def test_surface_report_is_brute_force() -> None:
+    """Overlapping pairs, some deep: winding numbers over every triangle find the same depth and gap."""
+    pairs, _, betas_l, betas_r = draw_starts(8, seeded(12), power=0.0)
+    left, right = meshes(pairs, betas_l, betas_r)
+    report = surface_report(left, right)
+    faces = open_hands().right.sealed_faces
+    for i in range(8):
+        gap, depth = brute_force(left[i], faces, right[i], faces)
+        # deep inside, the nearest vertex need not belong to the nearest triangle
+        assert float(report["depth"][i]) == pytest.approx(depth, abs=0.02, rel=0.05 if depth > 3 else 0)
+        assert float(report["near"][i]) == pytest.approx(gap, abs=0.02)
+    assert (report["depth"] > 2).any()
+    assert (report["depth"] == 0).any()
 
 
 # Placement ------------------------------------------------------------------------------------------------------------

@@ -32,9 +32,7 @@ REPO = "someone/hands"
 def make_prior(seed: int = 0) -> TwoHandPrior:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return TwoHandPrior(
-            Denoiser(TINY), Normalizer(torch.randn(64), torch.rand(64) + 0.5), info={"seed": seed}
-        )
+        return TwoHandPrior(Denoiser(TINY), Normalizer(torch.randn(64), torch.rand(64) + 0.5), info={"seed": seed})
 
 
 def assert_same(found: TwoHandPrior, wanted: TwoHandPrior) -> None:
@@ -54,9 +52,7 @@ def test_a_folder(tmp_path: Path, kind: Any) -> None:
     assert_same(load_prior(kind(tmp_path / "mine")), prior)
 
 
-def test_a_relative_folder_that_looks_like_a_repository_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_folder_that_looks_like_a_repository_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_prior().save_pretrained(tmp_path / "runs" / "prior")
     monkeypatch.chdir(tmp_path)
     assert_same(load_prior("runs/prior"), make_prior())
@@ -209,11 +205,7 @@ def make_handler(fake: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             fake.requests.append(f"POST {self.path}")
-            body = (
-                self.rfile.read(int(self.headers["Content-Length"]))
-                if "Content-Length" in self.headers
-                else b""
-            )
+            body = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else b""
             if not body and self.headers.get("Transfer-Encoding") == "chunked":
                 while size := int(self.rfile.readline(), 16):
                     body += self.rfile.read(size)
@@ -252,9 +244,7 @@ def make_handler(fake: FakeHub) -> type[BaseHTTPRequestHandler]:
                 if line["key"] == "file"
             }
             name = fake.commit(repo, files, revision)
-            return self.as_json(
-                {"success": True, "commitOid": name, "commitUrl": f"{fake.url}/{repo}/commit/{name}"}
-            )
+            return self.as_json({"success": True, "commitOid": name, "commitUrl": f"{fake.url}/{repo}/commit/{name}"})
 
     return Handler
 
@@ -329,9 +319,7 @@ def test_a_pinned_hash_in_the_cache_needs_no_network(fake_hub: FakeHub, saved: P
 
 
 @pytest.mark.parametrize("how", ["argument", "variable"])
-def test_offline(
-    fake_hub: FakeHub, saved: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_offline(fake_hub: FakeHub, saved: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     fake_hub.commit_folder(REPO, saved)
     options: dict[str, Any] = {"cache_dir": cache}
 
@@ -396,9 +384,7 @@ def test_a_repository_of_pickles(fake_hub: FakeHub, saved: Path, cache: Path, mi
     assert "pytorch_model.bin" not in fake_hub.downloads()
 
 
-def test_weights_that_were_exchanged_on_the_hub(
-    fake_hub: FakeHub, saved: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_weights_that_were_exchanged_on_the_hub(fake_hub: FakeHub, saved: Path, cache: Path, tmp_path: Path) -> None:
     fake_hub.commit_folder(REPO, saved)
     other = make_prior(1).save_pretrained(tmp_path / "other")
     fake_hub.commit(REPO, {WEIGHTS_NAME: (other / WEIGHTS_NAME).read_bytes()})

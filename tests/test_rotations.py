@@ -95,9 +95,7 @@ def test_derivative_of_the_round_trip_is_the_identity(w: Tensor) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("angle", [0.0, 1e-30, math.pi])
 @pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, -1), (0.6, 0, 0.8)])
-def test_gradients_are_finite_at_the_singular_angles(
-    dtype: torch.dtype, angle: float, axis: tuple[float, ...]
-) -> None:
+def test_gradients_are_finite_at_the_singular_angles(dtype: torch.dtype, angle: float, axis: tuple[float, ...]) -> None:
     w = (angle * torch.tensor(axis, dtype=torch.float64)).to(dtype).requires_grad_()
     matrix = axis_angle_to_matrix(w)
     upper = matrix[0, 1] + matrix[1, 2] + matrix[0, 2]

@@ -232,6 +232,16 @@ def test_the_gate_leaves_hands_far_apart_alone() -> None:
     assert (loss_of(prior, away, group_weights=only_place, gate=False) > 0).all()
 
 
+def test_the_gate_can_be_made_beforehand(calibrated: TwoHandPrior) -> None:
+    hands = random_pairs(5, seed=3)
+    trust = calibrated.trust(hands)
+    assert torch.equal(trust, sds_terms(calibrated, hands, generator=generator()).gate)
+    assert torch.equal(loss_of(calibrated, hands, gate=trust), loss_of(calibrated, hands))
+    assert torch.equal(loss_of(calibrated, hands, gate=torch.ones(())), loss_of(calibrated, hands, gate=False))
+    with pytest.raises(ValueError, match="gate must be a number or a tensor of shape"):
+        loss_of(calibrated, hands, gate=trust[:2])
+
+
 def test_a_prior_without_calibration_has_no_gate(prior: TwoHandPrior) -> None:
     hands = random_pairs(2)
     assert (sds_terms(prior, hands).gate == 1).all()

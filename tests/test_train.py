@@ -98,9 +98,7 @@ def test_stopping_and_resuming_changes_no_bit(pairs: TwoHands, tmp_path: Path) -
     first, second = load_prior(tmp_path / "whole" / "prior"), load_prior(tmp_path / "parts" / "prior")
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
-    losses = [
-        [x for x in read_log(tmp_path / n) if "val_cond" in x][-1]["val_cond"] for n in ("whole", "parts")
-    ]
+    losses = [[x for x in read_log(tmp_path / n) if "val_cond" in x][-1]["val_cond"] for n in ("whole", "parts")]
     assert losses[0] == losses[1]
 
 
@@ -312,9 +310,7 @@ def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         trainer.optimizer,
         "step",
-        lambda: seen.append(
-            torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm()
-        ),
+        lambda: seen.append(torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm()),
     )
     trainer.step()
     assert float(seen[0]) == pytest.approx(1e-3, rel=1e-3)
@@ -514,9 +510,7 @@ def test_the_command_trains_resumes_and_fine_tunes(
     assert capsys.readouterr().err == ""
 
 
-def test_the_command_says_what_is_wrong(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_what_is_wrong(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(tmp_path / "nowhere", tmp_path / "run", "--steps", "1")) == 1
     assert "does not exist" in capsys.readouterr().err
     for wrong, message in (([], "steps or minutes"), (["--steps", "1", "--lr", "-1"], "lr must be positive")):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,31 +110,19 @@ def _exchange(batch: _Batch, generator: torch.Generator) -> _Batch:
     swap = torch.rand(n, generator=generator) < 0.5
     order = torch.where(swap, torch.arange(n) + n, torch.arange(n))
     p = batch.pairs
-    rotation, translation = mirror_relative(p.rotation, p.translation)
-    both = [
-        p,
-        Pairs(p.right, p.left, p.dof_right, p.dof_left, rotation, translation, p.kind),
-    ]
-    betas = [(batch.betas_left, batch.betas_right), (batch.betas_right, batch.betas_left)]
-    joined = cat_pairs(both)[order]
-    return _Batch(
-        joined,
-        torch.cat([betas[0][0], betas[1][0]])[order],
-        torch.cat([betas[0][1], betas[1][1]])[order],
-        batch.report,
-    )
+    mirrored = Pairs(p.right, p.left, p.dof_right, p.dof_left, *mirror_relative(p.rotation, p.translation), p.kind)
+    both = _join([batch, _Batch(mirrored, batch.betas_right, batch.betas_left, batch.report)])
+    return both[order]
 
 
-def _cat(values: list[object]) -> object:
+def _join(values: Sequence[Any]) -> Any:
+    """Concatenate tensors, or dataclasses and mappings of tensors entry by entry."""
     first = values[0]
     if isinstance(first, Tensor):
-        return torch.cat(values)  # type: ignore[arg-type]
-    return type(first)(*(_cat([getattr(v, k) for v in values]) for k in first.__dataclass_fields__))  # type: ignore[attr-defined]
-
-
-def cat_pairs(pairs: list[Pairs]) -> Pairs:
-    """Join batches."""
-    return _cat(list(pairs))  # type: ignore[return-value]
+        return torch.cat(list(values))
+    if isinstance(first, dict):
+        return {key: _join([v[key] for v in values]) for key in first}
+    return type(first)(*(_join([getattr(v, f.name) for v in values]) for f in fields(first)))
 
 
 def _collect(make: _Maker, n: int, generator: torch.Generator, tally: Tally, share: float) -> list[_Batch]:
@@ -155,12 +144,7 @@ def make_shard(n: int, loose_share: float, generator: torch.Generator) -> tuple[
     loose = round(n * loose_share)
     got = _collect(contact_batch, n - loose, generator, tally, 0.85)
     got += _collect(loose_batch, loose, generator, tally, 0.6)
-    batch = _Batch(
-        cat_pairs([g.pairs for g in got]),
-        torch.cat([g.betas_left for g in got]),
-        torch.cat([g.betas_right for g in got]),
-        {k: torch.cat([g.report[k] for g in got]) for k in got[0].report},
-    )
+    batch = _join(got)
     batch = _exchange(batch[torch.randperm(n, generator=generator)], generator)
     hands = to_two_hands(batch.pairs, batch.betas_left, batch.betas_right)
     names = np.array([*ARCHETYPE_NAMES, LOOSE])  # the kind of a loose pair is -1
