@@ -180,8 +180,6 @@ def test_another_depth_axis_is_a_rotation():
 
 
 def test_quickstart(prior, tmp_path, capsys):
-    for module in ("pyvista", "trimesh"):
-        pytest.importorskip(module)
     hands = load("quickstart").main(["--prior", prior, "--num", "2", "--out", str(tmp_path)])
     assert len(hands) == 2
     for name in ("hands.glb", "hands.npz", "hands.png"):
