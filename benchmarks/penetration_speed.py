@@ -95,7 +95,7 @@ def guide_speed(guidance: AntiPenetration, anchor: Tensor, partner: Tensor) -> d
 
 
 def effect(hands: TwoHands) -> dict[str, float]:
-    """Depth of the deepest vertex, and how many pairs touch: vertices, 8 mm apart, come that near when surfaces do."""
+    """Depth of the deepest vertex, and how many pairs touch: vertices, 7 mm apart, come that near when surfaces do."""
     depth, distance = contact(hands)
     return {
         "depth_mm_mean": depth.mean().item(),

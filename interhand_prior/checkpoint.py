@@ -48,9 +48,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be trusted or understood; the message says what to do."""
 
 
-def read_checkpoint(
-    folder: str | os.PathLike[str], *, kind: str = "prior"
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_checkpoint(folder: str | os.PathLike[str], *, kind: str = "prior") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read and verify a checkpoint folder.
 
     Args:
@@ -161,9 +159,7 @@ def _read_header(folder: Path, kind: str) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint: {path} is missing. {_WANTED}")
     size = path.stat().st_size
     if size > MAX_CONFIG_BYTES:
-        raise CheckpointError(
-            f"checkpoint: {path} has {size} bytes, over the limit of {MAX_CONFIG_BYTES}. {_FETCH}"
-        )
+        raise CheckpointError(f"checkpoint: {path} has {size} bytes, over the limit of {MAX_CONFIG_BYTES}. {_FETCH}")
     try:
         header = json.loads(
             path.read_bytes().decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
@@ -171,9 +167,7 @@ def _read_header(folder: Path, kind: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint: {path} is not valid JSON ({error}). {_FETCH}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise CheckpointError(
-            f'checkpoint: {path} is not of this library (no "format": "{FORMAT}"). {_WANTED}'
-        )
+        raise CheckpointError(f'checkpoint: {path} is not of this library (no "format": "{FORMAT}"). {_WANTED}')
     version = header.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -182,9 +176,7 @@ def _read_header(folder: Path, kind: str) -> dict[str, Any]:
         )
     _require_keys(header, _KEYS, path)
     if header["kind"] != kind:
-        raise CheckpointError(
-            f"checkpoint: {folder} holds a {header['kind']!r}, not a {kind!r}. Give another folder."
-        )
+        raise CheckpointError(f"checkpoint: {folder} holds a {header['kind']!r}, not a {kind!r}. Give another folder.")
     weights = header["weights"]
     if not isinstance(header["config"], dict) or not isinstance(weights, dict):
         raise CheckpointError(f'checkpoint: {path}: "config" and "weights" must be objects. {_FETCH}')

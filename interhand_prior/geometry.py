@@ -14,8 +14,8 @@ Eq. 8 asks ONE tangent plane, so it is right only near the surface. Three things
   and thin. A point truly inside a hand is near its surface (20 mm at most from a vertex, on the open hand), so
   `max_distance` drops the others and loses nothing.
 - Normals on the wrist loop are those of the edge of a sheet: a point whose nearest vertex lies there does not count.
-- Vertices are some 8 mm apart. Just outside the open hand, within 6 mm, 9 % of points are behind the plane of their
-  nearest vertex, but only 1 % by more than 1 mm: hence `tolerance`. And at the very surface the nearest vertex lies
+- Vertices are some 7 mm apart. Just outside the open hand, within 6 mm, 10 % of points are behind the plane of their
+  nearest vertex, but only 2 % by more than 1 mm: hence `tolerance`. And at the very surface the nearest vertex lies
   sideways, so the loss jumps as a point crosses; `residual="depth"` measures -n_j . (V^i - W^j) instead.
 
 The indices and the set P are piecewise constant, and by the envelope theorem the gradient with them held constant is
@@ -295,7 +295,7 @@ def mutual_penetration_loss(
 def min_distance(vertices_a: Tensor, vertices_b: Tensor) -> Tensor:
     """Smallest distance between a vertex of one hand and a vertex of the other: touch and proximity.
 
-    Between vertices, not surfaces: where those are some 5 mm apart, surfaces that touch may be 2-3 mm apart here. It
+    Between vertices, not surfaces: where those are some 7 mm apart, surfaces that touch may be 3-4 mm apart here. It
     is never negative: hands inside each other are near.
 
     Args:

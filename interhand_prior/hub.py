@@ -67,9 +67,7 @@ def load_prior(
         CheckpointError: what was found is damaged, of another version, or not safetensors.
         ValueError: `source` has none of the three forms, or `revision` was given for a folder.
     """
-    folder = fetch_prior(
-        source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
-    )
+    folder = fetch_prior(source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
     from .prior import TwoHandPrior
 
     return TwoHandPrior.from_folder(folder, device=device, dtype=dtype, hands=hands)
@@ -212,9 +210,7 @@ def _translate(error: Exception, what: str, local_files_only: bool = False) -> E
             f" there is no such folder here. {_FORMS}"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return FileNotFoundError(
-            f"{what}: it has no such revision. Give a branch, a tag or a full commit hash."
-        )
+        return FileNotFoundError(f"{what}: it has no such revision. Give a branch, a tag or a full commit hash.")
     # The next one is both "not in the cache" and an EntryNotFoundError: keep it before that.
     if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
         if local_files_only or isinstance(error, errors.OfflineModeIsEnabled):
@@ -232,15 +228,11 @@ def _translate(error: Exception, what: str, local_files_only: bool = False) -> E
             " library; weights in pickle formats (.bin, .pt) are never opened."
         )
     if status in (401, 403):
-        return PermissionError(
-            f"{what}: the Hub refused the token (HTTP {status}). Pass token=... with access."
-        )
+        return PermissionError(f"{what}: the Hub refused the token (HTTP {status}). Pass token=... with access.")
     if isinstance(error, errors.HfHubHTTPError):
         return ConnectionError(f"{what}: the Hub answered with HTTP {status}. Try again later. ({error})")
     if type(error).__module__.partition(".")[0] in _HTTP_CLIENTS:
-        return ConnectionError(
-            f"{what}: the connection failed ({error}). Check it, and HF_ENDPOINT; then try again."
-        )
+        return ConnectionError(f"{what}: the connection failed ({error}). Check it, and HF_ENDPOINT; then try again.")
     if isinstance(error, errors.HFValidationError):
         return ValueError(f"{what}: {error}")
     return error

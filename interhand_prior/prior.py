@@ -1,6 +1,6 @@
 """TwoHandPrior: the denoiser with everything that gives its numbers a meaning.
 
-    hand parameters --canonical--> vectors --normaliser--> x --schedule, denoiser--> x0 --> back again
+hand parameters --canonical--> vectors --normaliser--> x --schedule, denoiser--> x0 --> back again
 """
 
 from __future__ import annotations

@@ -178,9 +178,7 @@ def sds_terms(
     own = torch.arange(SIZE, device=partner.device) < SLICES["own"].stop
     partner = torch.where(paired[..., None] | own, partner, torch.zeros_like(partner))
     level = _per_pair("sigma", sigma, partner[0, ..., 0]).to(partner)
-    noise = torch.randn(
-        num_draws, *partner.shape[1:], generator=generator, device=partner.device, dtype=partner.dtype
-    )
+    noise = torch.randn(num_draws, *partner.shape[1:], generator=generator, device=partner.device, dtype=partner.dtype)
     with torch.no_grad():
         x = partner.detach()
         estimate = prior.estimate(

@@ -99,9 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="folder of the run: state, log.jsonl and the prior")
     parser.add_argument("--val", help="held-out pairs, where --data has none")
     parser.add_argument("--init", help='fine-tune this prior: "bundled", a folder, or owner/repository')
-    parser.add_argument(
-        "--hands", help="folder with MANO files, if the pairs belong to MANO; default: the open hand"
-    )
+    parser.add_argument("--hands", help="folder with MANO files, if the pairs belong to MANO; default: the open hand")
     parser.add_argument("--resume", action="store_true", help="go on from RUN/state, if there is one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     for name, text in _WIDTHS.items():

@@ -72,9 +72,7 @@ class TrainConfig:
         if not 0 <= self.p_uncond <= 1:
             raise ValueError(f"p_uncond must be a probability, got {self.p_uncond}")
         if not 0 <= self.ema < 1 or not self.ema_warmup >= 1:
-            raise ValueError(
-                f"ema must be in [0, 1) and ema_warmup at least 1, got {self.ema}, {self.ema_warmup}"
-            )
+            raise ValueError(f"ema must be in [0, 1) and ema_warmup at least 1, got {self.ema}, {self.ema_warmup}")
         if not 0 <= self.final_lr <= 1:
             raise ValueError(f"final_lr is a share of lr in [0, 1], got {self.final_lr}")
         if not 0 < self.min_sigma < 0.1:

@@ -130,9 +130,7 @@ def fingerprint(pairs: list[TwoHands]) -> str:
     return digest.hexdigest()
 
 
-def _read(
-    source: PairSource, split: str, hands: HandPair | None, optional: bool = False
-) -> Iterator[TwoHands]:
+def _read(source: PairSource, split: str, hands: HandPair | None, optional: bool = False) -> Iterator[TwoHands]:
     if isinstance(source, TwoHands):
         yield _flat(source)
     elif isinstance(source, (str, os.PathLike)):
@@ -156,9 +154,7 @@ def _batched(items: Iterator[TwoHands]) -> Iterator[TwoHands]:
         if not isinstance(item, TwoHands):
             raise ValueError(f"pairs[{number}] must be TwoHands, got {type(item).__name__}")
         item = _flat(item)
-        if waiting and (
-            item.hands is not waiting[0].hands or item.dtype != waiting[0].dtype or count >= _CHUNK
-        ):
+        if waiting and (item.hands is not waiting[0].hands or item.dtype != waiting[0].dtype or count >= _CHUNK):
             yield TwoHands.cat(waiting)
             waiting, count = [], 0
         waiting.append(item)

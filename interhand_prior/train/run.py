@@ -82,13 +82,9 @@ def train(
     out = Path(out)
     state = out / "state"
     if state.exists() and not resume:
-        raise FileExistsError(
-            f"{out} holds a run already. Pass resume=True (--resume) to go on, or another folder."
-        )
+        raise FileExistsError(f"{out} holds a run already. Pass resume=True (--resume) to go on, or another folder.")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"device is {config.device!r}, but PyTorch sees no such device here. Use device='cpu'."
-        )
+        raise ValueError(f"device is {config.device!r}, but PyTorch sees no such device here. Use device='cpu'.")
     with _threads(config.threads):
         return _train(pairs, config, out, val_pairs, network, init, hands, progress, should_stop)
 
@@ -254,9 +250,7 @@ class _Log:
     def write(self, trainer: Trainer, values: dict[str, float]) -> None:
         line = {"step": trainer.step_count, "seconds": round(trainer.seconds, 2)}
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(
-                json.dumps(line | {key: float(f"{value:.6g}") for key, value in values.items()}) + "\n"
-            )
+            file.write(json.dumps(line | {key: float(f"{value:.6g}") for key, value in values.items()}) + "\n")
 
     def cut(self, step: int) -> None:
         if not self.path.exists():
@@ -294,9 +288,7 @@ def _bar(show: bool, start: float) -> Iterator[Callable[[float, dict[str, float]
     with tqdm(total=1000, initial=int(1000 * start), bar_format=layout) as bar:
 
         def advance(share: float, line: dict[str, float]) -> None:
-            bar.set_postfix_str(
-                f"loss {line['loss']:.4f}, {line['steps_per_second']:.1f} steps/s", refresh=False
-            )
+            bar.set_postfix_str(f"loss {line['loss']:.4f}, {line['steps_per_second']:.1f} steps/s", refresh=False)
             bar.update(int(1000 * share) - bar.n)
 
         yield advance

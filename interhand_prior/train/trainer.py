@@ -160,9 +160,7 @@ class Trainer:
         """
         stored, tensors = read_checkpoint(folder, kind=STATE_KIND)
         differences = self.config.differences(stored["train"])
-        differences |= {
-            k: (stored["facts"].get(k), v) for k, v in facts.items() if stored["facts"].get(k) != v
-        }
+        differences |= {k: (stored["facts"].get(k), v) for k, v in facts.items() if stored["facts"].get(k) != v}
         if differences:
             listed = "; ".join(f"{k} was {old!r}, is {new!r}" for k, (old, new) in differences.items())
             raise CheckpointError(
@@ -178,9 +176,7 @@ class Trainer:
                 if f"optimizer.step.{name}" in tensors
             ]
         except (RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"{folder} does not fit this network ({error}). Give another --out."
-            ) from error
+            raise CheckpointError(f"{folder} does not fit this network ({error}). Give another --out.") from error
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})
         self.generator.set_state(tensors["generator"])

@@ -21,9 +21,7 @@ _BATCH = 2048
 
 
 @torch.no_grad()
-def validate(
-    denoiser: Denoiser, anchor: Tensor, partner: Tensor, translation_std: Tensor
-) -> dict[str, float]:
+def validate(denoiser: Denoiser, anchor: Tensor, partner: Tensor, translation_std: Tensor) -> dict[str, float]:
     """Validation numbers by name.
 
     Args:

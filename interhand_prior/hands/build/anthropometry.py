@@ -6,8 +6,8 @@ ANSUR II   Gordon et al., "2012 Anthropometric Survey of U.S. Army Personnel: Me
            NATICK/TR-15/007 (4082 men, 1986 women): means and standard deviations in millimetres.
 BURYANOV   Buryanov & Kotiuk, "Proportions of Hand Segments", Int. J. Morphol. 28(3), 2010 (n = 66): bone lengths and
            the soft tissue beyond the distal phalanx, in millimetres.
-SEGMENTS   breadths and depths of the phalanges as fractions of hand breadth, after Buchholz & Armstrong, "An ellipsoidal
-           representation of human hand anthropometry", Human Factors 33(4), 1991.
+SEGMENTS   breadths and depths of the phalanges as fractions of hand breadth, after Buchholz & Armstrong, "An
+           ellipsoidal representation of human hand anthropometry", Human Factors 33(4), 1991.
 MOTION     ranges of active motion as in clinical norms (American Academy of Orthopaedic Surgeons, "Joint Motion",
            1965, and later goniometry).
 SPREAD     Chatzioglou, Pinar & Govsa, "Biometric analysis of hand parameters in young adults", Anat. Cell Biol. 57(2),
