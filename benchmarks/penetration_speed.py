@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 import time
 from typing import Any
 
@@ -29,6 +30,7 @@ from interhand_prior.geometry import (
 from interhand_prior.guidance import AntiPenetration
 
 LATE = 0.1  # a level that is guided
+GUIDED = inspect.signature(AntiPenetration).parameters["min_alpha_bar"].default  # alpha_bar from which on they are
 
 cpu = functools.partial(best_of, clock=time.process_time)
 
@@ -109,7 +111,7 @@ def effect(hands: TwoHands) -> dict[str, float]:
 def sampling(prior: TwoHandPrior, num: int, steps: int) -> dict[str, Any]:
     """The same samples with and without guidance."""
     levels = prior.schedule.steps(steps)[:-1]
-    rows: dict[str, Any] = {"pairs": num, "guided_levels": sum(1 - s * s >= 0.9 for s in levels)}
+    rows: dict[str, Any] = {"pairs": num, "guided_levels": sum(1 - s * s >= GUIDED for s in levels)}
     for name, scale in (("unguided", 0.0), ("guided", 1.0)):
         start = time.process_time()
         hands = sample(prior, num, steps=steps, penetration_scale=scale, seed=0)
