@@ -32,7 +32,7 @@ from .spheres import Body, vertex_normals
 MAX_DEPTH = 2.0
 TOUCH = 3.0
 _KEPT = 96  # vertices per hand whose exact distance is worked out: the deepest and the nearest
-_GIVE = 0.25  # mm of overlap that finishing leaves alone: skin yields, and contacts stay areas, not points
+_GIVE = 0.2  # mm of overlap that finishing leaves alone: skin yields, and contacts stay areas, not points
 _BATCH = 64  # pairs worked on at once
 _MATRICES = 8  # and whose 779 x 779 distances are held at once
 
