@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ._version import __version__
+from .files import make_writable
 
 __all__ = ["main"]
 
@@ -174,9 +174,7 @@ def _writable(folder: Path, files: list[Path], overwrite: bool) -> Iterator[None
         raise IsADirectoryError(f"{', '.join(blocked)} is a folder; pass another --out")
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        make_writable(folder)
     except OSError as error:
         raise OSError(f"cannot write into {folder}: {error.strerror or error}; pass another --out") from error
     try:

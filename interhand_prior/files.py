@@ -7,7 +7,18 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["write_atomically"]
+__all__ = ["make_writable", "write_atomically"]
+
+
+def make_writable(folder: Path) -> None:
+    """Make `folder` if missing and write into it: permissions alone do not tell (read-only disks, quotas).
+
+    Raises:
+        OSError: it cannot be made or written; the caller says what to do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> Path:

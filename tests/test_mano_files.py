@@ -573,7 +573,7 @@ def test_export_finds_out_early_that_it_cannot_write(tmp_path, monkeypatch):
     def full(**_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr("interhand_prior.files.tempfile.TemporaryFile", full)
     monkeypatch.setattr(export, "_pickle", pytest.fail)
     with pytest.raises(OSError, match="No space left"):
         export_mano(tmp_path / "mano")

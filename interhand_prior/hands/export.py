@@ -19,13 +19,12 @@ from __future__ import annotations
 import io
 import os
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files import write_atomically
+from ..files import make_writable, write_atomically
 from .arrays import NUM_VERTICES, PARENTS, HandArrays
 from .load import open_hands
 from .model import HandPair
@@ -65,21 +64,14 @@ def export_mano(
     for side, arrays in sides.items():
         if arrays.hands_mean is None or arrays.hands_components is None:
             raise ValueError(f"the {side.lower()} hand has no hands_mean or hands_components, which MANO files hold")
-    _check_writable(folder)
+    try:
+        make_writable(folder)
+    except OSError as error:
+        raise OSError(f"cannot write into {folder} ({error}); choose another folder. Nothing was written") from error
     contents: list[bytes | memoryview] = []
     for arrays in sides.values():
         contents += [_pickle(arrays), _npz(arrays)]
     return [write_atomically(path, content) for path, content in zip(targets, contents, strict=True)]
-
-
-def _check_writable(folder: Path) -> None:
-    """Find out before the work, and by doing it: permissions alone do not tell (read-only disks, quotas)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot write into {folder} ({error}); choose another folder. Nothing was written") from error
 
 
 def _mano(arrays: HandArrays) -> dict[str, Any]:
