@@ -34,7 +34,7 @@ def read_pairs(folder: Path, split: str, limit: int | None = None) -> TwoHands:
     """
     shards = sorted(Path(folder).glob(f"{split}-*.npz"))
     if not shards:
-        raise FileNotFoundError(f"{folder} holds no {split}-*.npz; `interhand-prior corpus --out FOLDER` makes them")
+        raise FileNotFoundError(f"{folder} holds no {split}-*.npz; `interhand-prior corpus FOLDER` makes them")
     pairs = TwoHands.cat([TwoHands.load(shard) for shard in shards])
     if limit is None or limit >= len(pairs):
         return pairs

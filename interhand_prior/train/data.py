@@ -172,7 +172,7 @@ def _shards(path: Path, split: str, optional: bool) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(
-            f"{path} does not exist. Give a corpus folder; `interhand-prior corpus --out {path}` makes one."
+            f"{path} does not exist. Give a corpus folder; `interhand-prior corpus {path}` makes one."
         )
     shards = sorted(path.glob(f"{split}-*.npz"))
     if not shards and not optional:
@@ -180,7 +180,7 @@ def _shards(path: Path, split: str, optional: bool) -> list[Path]:
         shards = sorted(p for p in path.glob("*.npz") if not p.name.startswith(others))
     if not shards and not optional:
         raise FileNotFoundError(
-            f"{path} holds no {split}-*.npz. `interhand-prior corpus --out {path}` makes some; TwoHands.save does too."
+            f"{path} holds no {split}-*.npz. `interhand-prior corpus {path}` makes some; TwoHands.save does too."
         )
     return shards
 
