@@ -39,6 +39,7 @@ class DenoiserConfig:
         heads: attention heads; divides embed. The paper has four.
         layers: fully connected layers with ReLU. The paper has eight.
         attention: False replaces self-attention by nothing (the paper's ablation "w/o SelfAtt").
+        size: length of x_t and of the estimate; other than 64 for what models more than a partner.
     """
 
     embed: int = 256
@@ -46,9 +47,10 @@ class DenoiserConfig:
     heads: int = 4
     layers: int = 8
     attention: bool = True
+    size: int = SIZE
 
     def __post_init__(self) -> None:
-        if min(self.embed, self.hidden, self.heads, self.layers) < 1 or self.embed % (2 * self.heads):
+        if min(self.embed, self.hidden, self.heads, self.layers, self.size) < 1 or self.embed % (2 * self.heads):
             raise ValueError(f"widths must be positive and embed a multiple of 2 * heads, got {self}")
 
 
@@ -64,7 +66,7 @@ class Denoiser(nn.Module):
         config = config or DenoiserConfig()
         self.config = config
         width, hidden = config.embed, config.hidden
-        self.embed_x = _embedding(SIZE, width)
+        self.embed_x = _embedding(config.size, width)
         self.embed_anchor = _embedding(SIZE, width)
         self.embed_level = _embedding(width, width)
         self.null = nn.Parameter(0.02 * torch.randn(width))
@@ -72,7 +74,7 @@ class Denoiser(nn.Module):
         self.attention = SelfAttention(width, config.heads) if config.attention else None
         self.first = nn.Linear(3 * width, hidden)
         self.blocks = nn.ModuleList(ResidualLayer(hidden) for _ in range(config.layers - 1))
-        self.last = nn.Linear(hidden, SIZE)
+        self.last = nn.Linear(hidden, config.size)
         # The sum of seven residual layers is large, and F should start smaller than its target of unit variance.
         nn.init.normal_(self.last.weight, std=0.1 * hidden**-0.5)
 
@@ -82,7 +84,7 @@ class Denoiser(nn.Module):
         """Estimate the clean partner.
 
         Args:
-            x_t: (..., 64) noisy normalised partner.
+            x_t: (..., 64) noisy normalised partner (`config.size` entries).
             sigma: (...) or scalar noise level in [0, 1].
             anchor: (..., 64) clean normalised anchor; None: no anchor for any sample.
             has_anchor: (...) bool; False puts the null token in the anchor's place. None: every sample has one.
@@ -92,7 +94,7 @@ class Denoiser(nn.Module):
             sample's result does not depend on the rest of the batch.
         """
         shape, dtype = x_t.shape, self.null.dtype
-        x = x_t.reshape(-1, SIZE)
+        x = x_t.reshape(-1, self.config.size)
         # Half precision cannot tell the levels near 1 apart.
         level = sigma.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(shape[:-1]).reshape(-1)
         noisy = self.embed_x(x.to(dtype))

@@ -26,6 +26,7 @@ from interhand_prior.schedule import signal as signal_of
 from interhand_prior.train import TrainConfig, TrainingDiverged, train
 from interhand_prior.train.__main__ import main
 from interhand_prior.train.data import fingerprint, load_corpus, to_vectors
+from interhand_prior.train.diffusion import DiffusionTask
 from interhand_prior.train.trainer import Trainer, computes_in_bfloat16
 from interhand_prior.train.validation import LEVELS, validate
 
@@ -91,10 +92,10 @@ def test_stopping_and_resuming_changes_no_bit(pairs: TwoHands, tmp_path: Path) -
     (config, whole), (_, parts) = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
     assert config["position"]["step"] == 20
     assert whole.keys() == parts.keys()
-    assert {"generator", "denoiser.null", "average.null", "optimizer.exp_avg_sq.null"} <= whole.keys()
+    assert {"generator", "module.null", "average.null", "optimizer.exp_avg_sq.null"} <= whole.keys()
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
-    assert not torch.equal(whole["denoiser.last.weight"], whole["average.last.weight"])
+    assert not torch.equal(whole["module.last.weight"], whole["average.last.weight"])
     first, second = load_prior(tmp_path / "whole" / "prior"), load_prior(tmp_path / "parts" / "prior")
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
@@ -114,7 +115,7 @@ def test_the_seed_decides_and_the_global_generator_is_untouched(pairs: TwoHands,
     assert torch.equal(torch.rand(3), expected)
     run(pairs, tmp_path / "b", steps=3)
     run(pairs, tmp_path / "c", steps=3, seed=1)
-    weights = [state_of(tmp_path / name)[1]["denoiser.last.weight"] for name in "abc"]
+    weights = [state_of(tmp_path / name)[1]["module.last.weight"] for name in "abc"]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -140,9 +141,9 @@ def test_training_learns_and_the_anchor_helps(tmp_path: Path) -> None:
 def test_the_stored_prior_holds_the_average_in_half_precision(pairs: TwoHands, tmp_path: Path) -> None:
     prior = run(pairs, tmp_path, steps=5, weights="float16")
     _, tensors = read_checkpoint(tmp_path / "prior")
-    assert tensors["denoiser.last.weight"].dtype == torch.float16
+    assert tensors["module.last.weight"].dtype == torch.float16
     average = state_of(tmp_path)[1]["average.last.weight"]
-    assert torch.equal(tensors["denoiser.last.weight"], average.half())
+    assert torch.equal(tensors["module.last.weight"], average.half())
     assert torch.equal(prior.denoiser.last.weight, average.half().float())
     assert tensors["normalizer.mean"].dtype == torch.float32
 
@@ -238,17 +239,17 @@ def make_trainer(count: int = 40, **changes: Any) -> Trainer:
     normalizer = Normalizer.fit(vectors.partner)
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, **changes)
-    anchor, partner = normalizer.anchor(vectors.anchor), normalizer.partner(vectors.partner)
-    return Trainer(Denoiser(TINY), CosineSchedule(), anchor, partner, config)
+    task = DiffusionTask(Denoiser(TINY), normalizer, CosineSchedule(), [make_pairs(count)], [], config)
+    return Trainer(task, config)
 
 
 def test_the_loss_is_the_preconditioned_targets_error() -> None:
     """(D - x0) / sigma = F - (sigma x0 - sqrt(alpha_bar) eps): unit weight on F's target, by Monte Carlo."""
     trainer = make_trainer(p_uncond=1.0)
-    torch.nn.init.zeros_(trainer.denoiser.last.weight)
-    torch.nn.init.zeros_(trainer.denoiser.last.bias)
+    torch.nn.init.zeros_(trainer.module.last.weight)
+    torch.nn.init.zeros_(trainer.module.last.bias)
     rows = torch.arange(80).repeat(40)
-    x0 = trainer.partner[rows]
+    x0 = trainer.task.partner[rows]
     found = float(trainer.loss(rows).detach())
     # With F = 0: E |sigma x0 - sqrt(ab) eps|^2 = E sigma^2 |x0|^2 + ab, and E sigma^2 = E ab = 1/2 over u.
     assert found == pytest.approx(0.5 * float(x0.square().mean()) + 0.5, rel=0.02)
@@ -260,9 +261,9 @@ def test_levels_follow_the_schedule_and_the_anchor_is_withheld(monkeypatch: pyte
 
     def spy(x_t: torch.Tensor, sigma: torch.Tensor, anchor: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
         seen.update(x_t=x_t, sigma=sigma, anchor=anchor, has=has)
-        return x_t * trainer.denoiser.null.sum()
+        return x_t * trainer.module.null.sum()
 
-    monkeypatch.setattr(trainer.denoiser, "forward", spy)
+    monkeypatch.setattr(trainer.module, "forward", spy)
     rows = torch.arange(80).repeat(50)
     trainer.loss(rows)
     sigma = seen["sigma"]
@@ -272,8 +273,8 @@ def test_levels_follow_the_schedule_and_the_anchor_is_withheld(monkeypatch: pyte
     # Within a stratum, and cut at the schedule's highest level.
     assert torch.allclose(u, torch.linspace(0, 1, 4000).double(), atol=8e-3)
     assert float(seen["has"].float().mean()) == pytest.approx(0.7, abs=0.03)
-    assert torch.equal(seen["anchor"], trainer.anchor[rows])
-    eps = (seen["x_t"] - signal_of(sigma)[:, None] * trainer.partner[rows]) / sigma[:, None]
+    assert torch.equal(seen["anchor"], trainer.task.anchor[rows])
+    eps = (seen["x_t"] - signal_of(sigma)[:, None] * trainer.task.partner[rows]) / sigma[:, None]
     far = sigma > 0.1
     assert float(eps[far].std()) == pytest.approx(1, abs=0.01)
     assert abs(float(eps[far].mean())) < 0.01
@@ -295,11 +296,11 @@ def test_an_epoch_visits_every_sample_once() -> None:
 
 def test_the_average_is_an_exponential_one_with_warm_up() -> None:
     trainer = make_trainer(ema=0.6, ema_warmup=4.0)
-    average = trainer.denoiser.last.bias.detach().clone()
+    average = trainer.module.last.bias.detach().clone()
     for step in range(6):
         trainer.step()
         decay = min(0.6, (step + 1) / (step + 4.0))
-        average = decay * average + (1 - decay) * trainer.denoiser.last.bias.detach()
+        average = decay * average + (1 - decay) * trainer.module.last.bias.detach()
         torch.testing.assert_close(trainer.average.last.bias, average)
     assert not trainer.average.last.bias.requires_grad
 

@@ -1,14 +1,14 @@
-"""`train`: a whole run in a folder, from pairs to a stored prior.
+"""`run`: a whole run of any task in a folder. `train`: from pairs to a stored prior.
 
 RUN/state/      the last state (safetensors and JSON; see Trainer.save), replaced atomically
 RUN/log.jsonl   one line per `log_every` steps and per validation
-RUN/prior/      the averaged weights as a prior for `load_prior`, written at the end and at every validation
+RUN/prior/      the averaged weights as a prior for `load_prior`, written at the end and at every validation (of
+                another task: its own `result` folder)
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import os
 import time
@@ -18,23 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._version import __version__
-from ..canonical import SLICES, Normalizer
+from ..canonical import Normalizer
 from ..checkpoint import read_checkpoint
-from ..denoiser import Denoiser, DenoiserConfig
+from ..denoiser import DenoiserConfig
 from ..files import write_atomically
 from ..hands import load_hands
 from ..params import TwoHands
 from ..prior import TwoHandPrior
 from ..schedule import CosineSchedule
 from .config import TrainConfig
-from .data import PairSource, Vectors, fingerprint, load_corpus, to_vectors
+from .data import PairSource, load_corpus
+from .diffusion import DiffusionTask, new_denoiser, training_vectors
+from .task import Task
 from .trainer import STATE_KIND, Trainer
-from .validation import validate
 
-__all__ = ["train"]
+__all__ = ["first_pairs", "run", "stored_normalizer", "train"]
 
 
 def train(
@@ -80,101 +80,80 @@ def train(
     if init is not None and network is not None:
         raise ValueError("network cannot be chosen when fine-tuning: the one of init is kept. Leave it out.")
     out = Path(out)
+    _refuse_start(out, config, resume)
+    with _threads(config.threads):
+        models = None if hands is None else load_hands(hands)
+        train_pairs, held_out = load_corpus(pairs, val_pairs, hands=models)
+        vectors = training_vectors(train_pairs, config)
+        if init is not None:
+            normalizer, schedule = copy.deepcopy(init.normalizer).cpu().float(), init.schedule
+            denoiser = copy.deepcopy(init.denoiser)
+        else:
+            normalizer = stored_normalizer(out) or Normalizer.fit(vectors.partner)
+            denoiser, schedule = new_denoiser(network, config.seed), CosineSchedule()
+        info = {} if init is None else init.info
+        held_out = first_pairs(held_out, config.max_val)
+        task = DiffusionTask(denoiser, normalizer, schedule, train_pairs, held_out, config, info=info, vectors=vectors)
+        run(task, config, out, resume=resume, progress=progress, should_stop=should_stop)
+    return TwoHandPrior.from_folder(out / task.result, hands=task.hands)
+
+
+def run(
+    task: Task,
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train whatever `task` describes, or go on training it; the result is stored in `out / task.result`.
+
+    Args:
+        task: see `Task`.
+        config: settings; `steps` or `minutes` says when to end.
+        out: folder of the run, made if missing.
+        resume: go on from the state in `out`; without one, start anew.
+        progress: show a progress bar.
+        should_stop: asked after each step; when it says yes, the state is saved and the run stops.
+
+    Raises:
+        ValueError, FileExistsError, CheckpointError, TrainingDiverged: see `train`.
+    """
+    out = Path(out)
+    _refuse_start(out, config, resume)
     state = out / "state"
-    if state.exists() and not resume:
+    with _threads(config.threads):
+        trainer = Trainer(task, config)
+        out.mkdir(parents=True, exist_ok=True)
+        log = _Log(out / "log.jsonl")
+        if state.exists():
+            trainer.load(state)
+            log.cut(trainer.step_count)
+
+        def keep(final: bool) -> None:
+            info = {
+                "interhand_prior": __version__,
+                "seed": config.seed,
+                "steps": trainer.step_count,
+                "hours": round(trainer.seconds / 3600, 3),
+            }
+            task.keep(trainer.average, out / task.result, info, final)
+
+        _loop(trainer, state, log, lambda: keep(False), progress, should_stop)
+        keep(True)
+
+
+def _refuse_start(out: Path, config: TrainConfig, resume: bool) -> None:
+    if (out / "state").exists() and not resume:
         raise FileExistsError(f"{out} holds a run already. Pass resume=True (--resume) to go on, or another folder.")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is {config.device!r}, but PyTorch sees no such device here. Use device='cpu'.")
-    with _threads(config.threads):
-        return _train(pairs, config, out, val_pairs, network, init, hands, progress, should_stop)
 
 
-def _train(
-    pairs: PairSource,
-    config: TrainConfig,
-    out: Path,
-    val_pairs: PairSource | None,
-    network: DenoiserConfig | None,
-    init: TwoHandPrior | None,
-    hands: Any,
-    progress: bool,
-    should_stop: Callable[[], bool],
-) -> TwoHandPrior:
+def stored_normalizer(out: Path) -> Normalizer | None:
+    """That of the run in `out` to resume: fitted again, it could differ in the last bit on another machine."""
     state = out / "state"
-    models = None if hands is None else load_hands(hands)
-    train_pairs, held_out = load_corpus(pairs, val_pairs, hands=models)
-    vectors = to_vectors(train_pairs, mirror=config.mirror, name="pairs")
-    if len(vectors) < 2:
-        raise ValueError(f"pairs: at least 2 training pairs are needed, got {len(vectors)}")
-    held_out = _first(held_out, config.max_val)
-    val = to_vectors(held_out, mirror=True, name="val_pairs")
-    if init is not None:
-        normalizer = copy.deepcopy(init.normalizer).cpu().float()
-    else:
-        normalizer = _stored_normalizer(state) or Normalizer.fit(vectors.partner)
-    trainer = _start(vectors, normalizer, config, network, init)
-    facts = {
-        "pairs": fingerprint(train_pairs),
-        "network": dataclasses.asdict(trainer.denoiser.config),
-        "min_alpha_bar": trainer.schedule.min_alpha_bar,
-        "normalizer": [normalizer.mean.tolist(), normalizer.std.tolist()],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    log = _Log(out / "log.jsonl")
-    if state.exists():
-        trainer.load(state, facts)
-        log.cut(trainer.step_count)
-
-    val_anchor, val_partner = (t.to(trainer.device) for t in _normalised(val, normalizer))
-    info = {
-        **(init.info if init is not None else {}),
-        "interhand_prior": __version__,
-        "pairs": sum(map(len, train_pairs)),
-        "seed": config.seed,
-    }
-
-    def validate_now() -> dict[str, float]:
-        std = normalizer.std[SLICES["transl"]]
-        return validate(trainer.average, val_anchor, val_partner, std) if len(val_partner) else {}
-
-    def keep_prior(calibration: TwoHands | None = None) -> None:
-        prior = TwoHandPrior(
-            copy.deepcopy(trainer.average).cpu(),
-            normalizer,
-            trainer.schedule,
-            hands=train_pairs[0].hands,
-            info={**info, "steps": trainer.step_count, "hours": round(trainer.seconds / 3600, 3)},
-        )
-        if calibration is not None:
-            prior.calibrate(calibration)
-        prior.save_pretrained(out / "prior", dtype=getattr(torch, config.weights))
-
-    _loop(trainer, state, facts, log, validate_now, keep_prior, progress, should_stop)
-    # One calibration is for one hand model: the first one's pairs.
-    alike = [part for part in held_out if part.hands is held_out[0].hands]
-    keep_prior(TwoHands.cat([part.to(torch.float32) for part in alike]) if alike else None)
-    return TwoHandPrior.from_folder(out / "prior", hands=train_pairs[0].hands)
-
-
-def _start(
-    vectors: Vectors,
-    normalizer: Normalizer,
-    config: TrainConfig,
-    network: DenoiserConfig | None,
-    init: TwoHandPrior | None,
-) -> Trainer:
-    if init is not None:
-        denoiser, schedule = copy.deepcopy(init.denoiser), init.schedule
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            denoiser = Denoiser(network)
-        schedule = CosineSchedule()
-    return Trainer(denoiser, schedule, *_normalised(vectors, normalizer), config)
-
-
-def _stored_normalizer(state: Path) -> Normalizer | None:
-    """That of the run to resume: fitted again, it could differ in the last bit on another machine."""
     if not state.exists():
         return None
     config, _ = read_checkpoint(state, kind=STATE_KIND)
@@ -184,10 +163,8 @@ def _stored_normalizer(state: Path) -> Normalizer | None:
 def _loop(
     trainer: Trainer,
     state: Path,
-    facts: dict[str, Any],
     log: _Log,
-    validate_now: Callable[[], dict[str, float]],
-    keep_prior: Callable[[], object],
+    keep: Callable[[], object],
     progress: bool,
     should_stop: Callable[[], bool],
 ) -> None:
@@ -216,23 +193,20 @@ def _loop(
                 logged, count = now, 0
                 advance(share(), line)
             if trainer.step_count % config.val_every == 0 or over:
-                numbers = validate_now()
+                numbers = trainer.task.validate(trainer.average)
                 if numbers:
                     log.write(trainer, numbers)
-                keep_prior()
+                keep()
                 logged += time.monotonic() - now
             if time.monotonic() - saved >= 60 * config.save_minutes or over:
-                trainer.save(state, facts)
+                trainer.save(state)
                 saved = time.monotonic()
         if share() < 1:
-            trainer.save(state, facts)
+            trainer.save(state)
 
 
-def _normalised(vectors: Vectors, normalizer: Normalizer) -> tuple[Tensor, Tensor]:
-    return normalizer.anchor(vectors.anchor), normalizer.partner(vectors.partner)
-
-
-def _first(pairs: list[TwoHands], count: int) -> list[TwoHands]:
+def first_pairs(pairs: list[TwoHands], count: int) -> list[TwoHands]:
+    """The first `count` pairs of several batches."""
     taken: list[TwoHands] = []
     for part in pairs:
         if count > 0:
