@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interhand_prior import TwoHandPrior, TwoHands, sample
 from interhand_prior.geometry import boundary_vertices, min_distance, penetration_depth, vertex_normals
+from interhand_prior.hands import HandPair
 
 
 def example(name: str) -> ModuleType:
@@ -26,8 +27,8 @@ def example(name: str) -> ModuleType:
     return module
 
 
-def read_pairs(folder: Path, split: str, limit: int | None = None) -> TwoHands:
-    """Pairs of a split ("train", "val", "test") of a corpus, (N,), evenly spaced over it.
+def read_pairs(folder: Path, split: str, limit: int | None = None, hands: HandPair | None = None) -> TwoHands:
+    """Pairs of a split ("train", "val", "test") of a corpus, (N,), evenly spaced over it; `hands`: None: open hands.
 
     Raises:
         FileNotFoundError: there are none.
@@ -35,7 +36,7 @@ def read_pairs(folder: Path, split: str, limit: int | None = None) -> TwoHands:
     shards = sorted(Path(folder).glob(f"{split}-*.npz"))
     if not shards:
         raise FileNotFoundError(f"{folder} holds no {split}-*.npz; `interhand-prior corpus FOLDER` makes them")
-    pairs = TwoHands.cat([TwoHands.load(shard) for shard in shards])
+    pairs = TwoHands.cat([TwoHands.load(shard, hands=hands) for shard in shards])
     if limit is None or limit >= len(pairs):
         return pairs
     return pairs[torch.linspace(0, len(pairs) - 1, limit).round().long()]

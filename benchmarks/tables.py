@@ -56,11 +56,67 @@ def samples(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+#: Key in the results, heading, factor and digits.
+_FHID = ("fhid", "FHID", 1, 2)
+_KHID = ("khid", "KHID x 10^-2", 100, 2)
+_DIVERSITY = ("diversity", "diversity", 1, 2)
+_PRECISION, _RECALL = ("precision", "precision", 1, 2), ("recall", "recall", 1, 2)
+_PEN_VOL, _PEN_DIST = ("penetration_volume", "PenVol cm^3", 1, 2), ("penetration_distance", "PenDist cm", 1, 3)
+_PROX_RATIO, _TOUCH = ("proximity_ratio", "ProxRatio", 1, 2), ("touch_share", "touch_share", 1, 2)
+
+#: The paper's tables: title, columns, rows (None: all that are left).
+PAPER_TABLES = (
+    (
+        "Table 1a: two-hand interaction synthesis",
+        (_FHID, _KHID, _DIVERSITY, _PRECISION, _RECALL, _PEN_VOL),
+        ("VAE", "BUDDI*", "Ours w/o Decomposition", "Ours w/o Shared Network", "Ours", "Ours w/o APG"),
+    ),
+    (
+        "Table 3a: self-attention and classifier-free guidance",
+        (_FHID, _PRECISION, _DIVERSITY, _RECALL),
+        ("Ours w/o SelfAtt", "Ours w/o CFG", "Ours"),
+    ),
+    (
+        "Table 3b: anti-penetration guidance",
+        (_PEN_VOL, _PEN_DIST, _PROX_RATIO, _TOUCH),
+        ("Ours w/o APG", "Ours"),
+    ),
+)
+
+
+def paper_tables(result: Mapping[str, Any]) -> str:
+    """Tables 1a, 3a and 3b: our numbers, and to the right the paper's on InterHand2.6M."""
+    numbers = result["numbers"]
+    rows, paper = numbers["rows"], numbers["paper (InterHand2.6M)"]
+    beside = [name for name in rows if not any(name in names for _, _, names in PAPER_TABLES)]
+    blocks = []
+    for title, columns, names in PAPER_TABLES:
+        shown = [name for name in names if name in rows]
+        theirs = [column for column in columns if any(column[0] in paper.get(name, {}) for name in shown)]
+        heads = [head for _, head, _, _ in columns] + [f"paper: {head}" for _, head, _, _ in theirs]
+        lines = [f"**{title}**", "", "| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+        for name in [*shown, *beside]:
+            cells = [_spread(rows[name].get(key), factor, digits) for key, _, factor, digits in columns]
+            for key, _, factor, digits in theirs:
+                value = paper.get(name, {}).get(key)
+                cells.append("" if value is None else f"{factor * value:.{digits}f}")
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _spread(cell: Mapping[str, float] | None, factor: float, digits: int) -> str:
+    if cell is None or cell["mean"] is None:
+        return ""
+    mean = f"{factor * cell['mean']:.{digits}f}"
+    return mean if cell["std"] is None else f"{mean} ± {factor * cell['std']:.{digits}f}"
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-TABLES = {"fit_keypoints": fits, "fit_keypoints_leap": fits, "sample_quality": samples}
+TABLES = {"fit_keypoints": fits, "fit_keypoints_leap": fits, "sample_quality": samples, "paper_tables": paper_tables}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
