@@ -39,6 +39,7 @@ __all__ = [
     "at_least_float32",
     "boundary_vertices",
     "min_distance",
+    "mutual_nearest_distances",
     "mutual_penetration_loss",
     "nearest_vertices",
     "penetration_depth",
@@ -50,8 +51,10 @@ __all__ = [
 #: Default `max_distance`, metres: nothing inside a hand is farther from its vertices, not even inside a large one.
 MAX_DISTANCE = 0.025
 
-#: Default memory for one block of distances. Larger ones are slower on CPUs: each is a fresh mapping of cold pages.
-SEARCH_BYTES = 16 * 2**20
+#: Default memory for one block of distances: on CPUs small enough to stay in cache and in the allocator's hands (each
+#: larger block is a fresh mapping of cold pages), elsewhere large enough to fill the device.
+SEARCH_BYTES = 4 * 2**20
+DEVICE_SEARCH_BYTES = 64 * 2**20
 
 Residual = Literal["distance", "depth"]
 RESIDUALS: tuple[Residual, ...] = ("distance", "depth")
@@ -122,7 +125,7 @@ def boundary_vertices(faces: Tensor, num_vertices: int) -> Tensor:
     return mask
 
 
-def nearest_vertices(points: Tensor, targets: Tensor, *, max_bytes: int = SEARCH_BYTES) -> Nearest:
+def nearest_vertices(points: Tensor, targets: Tensor, *, max_bytes: int | None = None) -> Nearest:
     """The nearest target of every point, by exhaustive search.
 
     On CPUs the search ranks |t|^2 - 2 p.t, one matrix product per block of samples, on coordinates centred on the
@@ -133,7 +136,8 @@ def nearest_vertices(points: Tensor, targets: Tensor, *, max_bytes: int = SEARCH
     Args:
         points: (..., N, 3).
         targets: (..., M, 3), M > 0; batch shapes broadcast.
-        max_bytes: memory for one block of distances. Blocks are whole samples where they fit.
+        max_bytes: memory for one block of distances. Blocks are whole samples where they fit. None: 4 MiB on CPUs,
+            64 MiB elsewhere.
 
     Returns:
         `Nearest(squared_distance (..., N), indices (..., N))`.
@@ -151,8 +155,9 @@ def nearest_vertices(points: Tensor, targets: Tensor, *, max_bytes: int = SEARCH
     return Nearest(offset.square().sum(-1).to(points.dtype), index)
 
 
-def _search(points: Tensor, targets: Tensor, max_bytes: int) -> Tensor:
+def _search(points: Tensor, targets: Tensor, max_bytes: int | None = None) -> Tensor:
     """(..., N) index of the nearest target; no gradient."""
+    max_bytes = max_bytes or _search_bytes(points.device)
     batch = torch.broadcast_shapes(points.shape[:-2], targets.shape[:-2])
     n, m = points.shape[-2], targets.shape[-2]
     samples = batch.numel()
@@ -160,8 +165,7 @@ def _search(points: Tensor, targets: Tensor, max_bytes: int) -> Tensor:
     t = targets.expand(*batch, m, 3).reshape(samples, m, 3)
     step = max(1, max_bytes // max(1, n * m * p.element_size()))
     rows = max(1, min(n, max_bytes // (m * p.element_size())))
-    # Reduced-precision products (TF32 on CUDA, bfloat16 on some CPUs) would rank noise: take differences there.
-    product = not p.is_cuda and torch.get_float32_matmul_precision() == "highest"
+    product = _exact_products(p)
     found = []
     with torch.no_grad(), no_autocast(p.device):
         if product:
@@ -184,6 +188,52 @@ def _search(points: Tensor, targets: Tensor, max_bytes: int) -> Tensor:
     # Either whole samples, or rows of one sample after the other: in both cases the pieces are in order.
     found.append(torch.empty(0, dtype=torch.int64, device=p.device))
     return torch.cat([piece.flatten() for piece in found]).reshape(*batch, n)
+
+
+def mutual_nearest_distances(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance of every vertex to the other hand, both ways from one table: faster than two searches.
+
+    The distances are those of the search (`nearest_vertices`), good to about 1e-8 square metres on hands: to rank and
+    to reject, not to measure. No gradient.
+
+    Args:
+        a: (..., V, 3), metres.
+        b: (..., W, 3), the same batch shape.
+
+    Returns:
+        (..., V) and (..., W), square metres.
+    """
+    batch, v, w = a.shape[:-2], a.shape[-2], b.shape[-2]
+    a, b = (at_least_float32(x.detach()).reshape(-1, n, 3) for x, n in ((a, v), (b, w)))
+    step = max(1, _search_bytes(a.device) // max(1, v * w * a.element_size()))
+    rows, columns = [a.new_empty(0, v)], [b.new_empty(0, w)]
+    with torch.no_grad(), no_autocast(a.device):
+        product = _exact_products(a)
+        if product:
+            centre = b.mean(-2, keepdim=True)
+            a, b = a - centre, b - centre
+            one = torch.ones_like
+            a = torch.cat([a * -2, one(a[..., :1]), a.square().sum(-1, keepdim=True)], -1)
+            b = torch.cat([b, b.square().sum(-1, keepdim=True), one(b[..., :1])], -1)
+        for s in range(0, len(a), step):
+            x, y = a[s : s + step], b[s : s + step]
+            if product:
+                square = torch.bmm(x, y.mT)
+            else:
+                square = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+            rows.append(square.amin(-1))
+            columns.append(square.amin(-2))
+            del square  # the allocator hands the same block to the next product
+    return torch.cat(rows).reshape(*batch, v), torch.cat(columns).reshape(*batch, w)
+
+
+def _exact_products(x: Tensor) -> bool:
+    """Reduced-precision products (TF32 on CUDA, bfloat16 on some CPUs) would rank noise: take differences there."""
+    return not x.is_cuda and torch.get_float32_matmul_precision() == "highest"
+
+
+def _search_bytes(device: torch.device) -> int:
+    return SEARCH_BYTES if device.type == "cpu" else DEVICE_SEARCH_BYTES
 
 
 def penetration_loss(
@@ -329,7 +379,7 @@ def _contacts(
         )
     p, v, n = at_least_float32(points), at_least_float32(vertices), at_least_float32(normals)
     if index is None:
-        index = _search(p.detach(), v.detach(), SEARCH_BYTES)
+        index = _search(p.detach(), v.detach())
     offset = p - take_vertices(v, index)
     depth = -(take_vertices(n, index) * offset).sum(-1)
     square = offset.square().sum(-1)

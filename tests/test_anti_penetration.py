@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import generator, make_prior
+from hypothesis import given
+from hypothesis import strategies as st
 from solids import icosphere
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,6 +25,7 @@ from interhand_prior.geometry import (
     vertex_normals,
 )
 from interhand_prior.guidance import AntiPenetration, PairSurfaces
+from interhand_prior.guidance.anti_penetration import _boxes_near
 from interhand_prior.rotations import axis_angle_to_matrix
 
 RADIUS = 0.04
@@ -154,6 +157,62 @@ def test_the_open_rim_does_not_push() -> None:
     assert torch.equal(AntiPenetration(surfaces).prepare(anchor)(partner, LATE), partner)
 
 
+# What is dropped -------------------------------------------------------------------------------------------------
+
+
+def counted(rows: list[int]) -> PairSurfaces:
+    """The spheres, noting how many partners are decoded at a time."""
+
+    def decode(vector: Tensor) -> Tensor:
+        rows.append(len(vector))
+        return partner_at(vector)
+
+    return PairSurfaces(anchor_at, decode, FACES, FACES)
+
+
+def test_only_what_penetrates_is_worked_on() -> None:
+    rows: list[int] = []
+    # Deep, not inside, boxes apart, and a graze that one step of this scale takes clear of the anchor.
+    anchor, partner = overlapping(0.012, -0.002, -0.2, 0.001, 0.012)
+    guide = AntiPenetration(counted(rows), scale=1.5, clip=0.05, inner_steps=3).prepare(anchor)
+    found = guide(partner, LATE)
+    assert rows == [5, 3, 3, 2], "all once, then those inside; that one surfaced shows in the next loss"
+    assert torch.equal(found[[1, 2]], partner[[1, 2]])
+    assert overlap(anchor, found)[3] < 0.0005
+    assert (overlap(anchor, found)[[0, 4]] < 0.006).all()
+    rows.clear()
+    free = AntiPenetration(counted(rows)).prepare(anchor[[1, 2]])
+    assert torch.equal(free(partner[[1, 2]], LATE), partner[[1, 2]])
+    assert rows == [2], "nothing is left after the first look"
+
+
+@pytest.mark.parametrize("contact_vertices", [None, 60])
+@pytest.mark.parametrize("residual", ["depth", "distance"])
+def test_dropping_changes_nothing(contact_vertices: int | None, residual: Any) -> None:
+    depths = (0.012, -0.002, 0.0004, -3.0, 0.001, 0.02, -0.024)
+    for scale in (0.7, 1.0, 1.5):
+        anchor, partner = overlapping(*depths)
+        options: dict[str, Any] = {"contact_vertices": contact_vertices, "residual": residual, "scale": scale}
+        guide = AntiPenetration(SURFACES, **options).prepare(anchor)
+        dropped = guide(partner, LATE)
+        guide._drop_free = False
+        torch.testing.assert_close(dropped, guide(partner, LATE), rtol=0, atol=1e-12)
+        for i in range(len(depths)):
+            alone = AntiPenetration(SURFACES, **options).prepare(anchor[i : i + 1])(partner[i : i + 1], LATE)
+            torch.testing.assert_close(alone[0], dropped[i], rtol=0, atol=1e-12)
+
+
+@given(
+    st.lists(st.floats(-0.3, 0.3), min_size=3, max_size=3),
+    st.floats(0, 0.05),
+)
+def test_hands_in_boxes_apart_are_apart(offset: list[float], distance: float) -> None:
+    a, b = SPHERE[None], TURNED[None] + torch.tensor(offset).double()
+    if not _boxes_near(a, b, distance):
+        assert min_distance(a, b) > distance
+        assert not _boxes_near(b, a, distance)
+
+
 # In whatever surroundings ----------------------------------------------------------------------------------------
 
 
@@ -215,6 +274,7 @@ class NoSynchronisation(TorchDispatchMode):
 def test_the_loop_never_waits_for_the_device() -> None:
     anchor, partner = overlapping(0.006, -0.01)
     guide = AntiPenetration(SURFACES).prepare(anchor)
+    guide._drop_free = False  # as on every device but the CPU
     with NoSynchronisation():
         found = guide(partner, LATE)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
@@ -251,6 +311,19 @@ def depth_of(surfaces: PairSurfaces, anchor: Tensor, partner: Tensor) -> Tensor:
     into_a = penetration_depth(b, a, vertex_normals(a, surfaces.anchor_faces), exclude=rim)
     into_b = penetration_depth(a, b, vertex_normals(b, surfaces.partner_faces), exclude=rim)
     return torch.maximum(into_a, into_b)
+
+
+def test_dropping_changes_nothing_on_hands(prior32: TwoHandPrior) -> None:
+    surfaces = prior32.surfaces("left")
+    anchor, partner = (vector.repeat(3, 1) for vector in pushed(surfaces, 2, 0.004))
+    partner[2:4, SLICES["transl"]] += torch.tensor([0.3, 0.0, 0.0])  # some centimetres away, and far away
+    partner[4:, SLICES["transl"]] += 10
+    guide = AntiPenetration(surfaces).prepare(anchor)
+    dropped = guide(partner, LATE)
+    guide._drop_free = False
+    torch.testing.assert_close(dropped, guide(partner, LATE), rtol=0, atol=1e-4)
+    assert torch.equal(dropped[4:], partner[4:])
+    assert not torch.equal(dropped[0], partner[0])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -18,6 +18,7 @@ from interhand_prior.geometry import (
     MAX_DISTANCE,
     boundary_vertices,
     min_distance,
+    mutual_nearest_distances,
     mutual_penetration_loss,
     nearest_vertices,
     penetration_depth,
@@ -157,6 +158,22 @@ def test_nearest_is_exact_in_float32_metres_from_the_origin(setting: str) -> Non
     chosen = (points.double() - take_vertices(targets.double(), found.indices)).norm(dim=-1)
     assert (chosen - exact).max() < 1e-5
     assert (found.squared_distance.double().sqrt() - exact).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("setting", ["plain", "autocast", "medium"])
+@pytest.mark.parametrize("batch", [(), (0,), (3,), (2, 2)])
+def test_distances_both_ways_are_those_of_two_searches(setting: str, batch: tuple[int, ...]) -> None:
+    a, b = cloud(*batch, 778, seed=1), cloud(*batch, 500, seed=2) + 5.0
+    a = a + 5.0
+    torch.set_float32_matmul_precision("medium" if setting == "medium" else "highest")
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting == "autocast"):
+            found = mutual_nearest_distances(a.float(), b.float())
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for value, wanted in zip(found, (nearest_vertices(a, b), nearest_vertices(b, a)), strict=True):
+        torch.testing.assert_close(value.double(), wanted.squared_distance, rtol=1e-3, atol=1e-7)
+        assert not value.requires_grad
 
 
 def test_gradient_of_the_distance() -> None:

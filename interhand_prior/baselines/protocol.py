@@ -34,6 +34,7 @@ __all__ = [
     "Corpus",
     "Entry",
     "Method",
+    "chunk_size",
     "fresh",
     "noise_source",
     "progress_bar",

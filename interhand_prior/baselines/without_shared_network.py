@@ -46,10 +46,7 @@ class SeparateDenoisers(nn.Module):
         self.config = config or DenoiserConfig()
         self.conditional = Denoiser(self.config)
         self.unconditional = Denoiser(self.config)
-        # Each has what its task needs: no anchor to embed here,
-        del self.unconditional.embed_anchor
-        # and a null token there only because it tells the network's type and device.
-        self.conditional.null.requires_grad_(False)
+        del self.unconditional.embed_anchor  # there is none to embed
 
     @property
     def null(self) -> nn.Parameter:

@@ -30,7 +30,7 @@ from ..geometry import (
     Residual,
     at_least_float32,
     boundary_vertices,
-    nearest_vertices,
+    mutual_nearest_distances,
     penetration_loss,
     take_vertices,
     vertex_normals,
@@ -38,6 +38,9 @@ from ..geometry import (
 from ..hands.skinning import no_autocast
 
 __all__ = ["AnchoredGuide", "AntiPenetration", "PairSurfaces"]
+
+#: Metres; more than rounding can do to a distance between hands.
+_SLACK = 1e-4
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,19 @@ class AntiPenetration:
 
 
 class AnchoredGuide:
-    """Anti-penetration guidance with the anchors fixed. Made by `AntiPenetration.prepare`."""
+    """Anti-penetration guidance with the anchors fixed. Made by `AntiPenetration.prepare`.
+
+    Work goes where hands penetrate. On the CPU, samples are dropped as soon as they are known to be free: hands whose
+    boxes are apart, then hands without penetration, then those that have surfaced. Which samples are left is a question
+    to the host, so on other devices, which would have to be waited for, all samples are carried to the end. A free
+    sample's loss is exactly zero and so is its step, hence the result is the same.
+    """
 
     def __init__(self, guidance: AntiPenetration, anchor: Tensor) -> None:
         self.guidance = guidance
         surfaces = guidance.surfaces
         self._batch = anchor.shape[0]
+        self._drop_free = anchor.device.type == "cpu"
         with torch.inference_mode(False), torch.no_grad(), no_autocast(anchor.device):
             # A copy made out here, so that a caller's inference mode does not follow it into the gradients below.
             vertices = surfaces.anchor(at_least_float32(anchor.detach().clone()))
@@ -145,9 +155,9 @@ class AnchoredGuide:
                 vertex_normals(vertices, surfaces.anchor_faces),
                 _rim(surfaces.anchor_faces, vertices),
             )
-        self._partner_rim = boundary_vertices(surfaces.partner_faces, int(surfaces.partner_faces.max()) + 1).to(
-            anchor.device
-        )
+            self._partner_rim = boundary_vertices(surfaces.partner_faces, int(surfaces.partner_faces.max()) + 1).to(
+                anchor.device
+            )
 
     def __call__(self, x0: Tensor, sigma: float) -> Tensor:
         """Move the estimates out of the anchors.
@@ -169,43 +179,68 @@ class AnchoredGuide:
         if guidance.scale == 0 or 1 - sigma * sigma < guidance.min_alpha_bar:
             return x0
         with torch.inference_mode(False), no_autocast(x0.device):
-            x = at_least_float32(x0.detach().clone())
-            loss_of = self._loss_near(x)
+            result = at_least_float32(x0.detach().clone())
+            rows, watched = self._near(result)
+            x = result[rows]
             for _ in range(guidance.inner_steps):
+                if not len(x):
+                    break
                 with torch.enable_grad():
                     leaf = x.requires_grad_()
-                    loss = loss_of(guidance.surfaces.partner(leaf))
+                    loss = self._loss(guidance.surfaces.partner(leaf), watched)
                     (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+                loss = loss.detach()
                 length = gradient.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-                step = (2 * loss.detach()[:, None] / length).clamp_max(guidance.clip)
+                step = (2 * loss[:, None] / length).clamp_max(guidance.clip)
                 x = x.detach() - guidance.scale * step * (gradient / length)
-            return x.to(x0.dtype)
+                result = result.index_copy(0, rows, x)
+                left = self._left(loss > 0)
+                if left is not None:
+                    rows, x, watched = rows[left], x[left], watched.rows(left)
+            return result.to(x0.dtype)
 
-    def _loss_near(self, x0: Tensor) -> Callable[[Tensor], Tensor]:
-        """The loss (B,) as a function of the partner's vertices, on the vertices that may come to touch."""
-        guidance, anchor, rim = self.guidance, self._anchor, self._partner_rim
-        faces = guidance.surfaces.partner_faces
-        with torch.no_grad():
-            vertices = guidance.surfaces.partner(x0)
-            rim = rim.expand(vertices.shape[:-1])
-            chosen = None
-            if guidance.contact_vertices is not None:
-                pick = lambda a, b: _closest(a, b, guidance.contact_vertices)
-                chosen = pick(vertices, anchor.vertices)
-                anchor = anchor.at(pick(anchor.vertices, vertices))
-                rim = rim.gather(-1, chosen)
+    def _left(self, inside: Tensor) -> Tensor | None:
+        """Rows that are to be kept where some may be dropped, else None."""
+        if not self._drop_free or inside.all():
+            return None
+        return inside.nonzero()[:, 0]
 
-        def loss(vertices: Tensor) -> Tensor:
-            # The normals only decide on which side a point is, or turn with their surface: no gradient is worth it.
-            normals = vertex_normals(vertices.detach(), faces)
-            if chosen is not None:
-                vertices, normals = take_vertices(vertices, chosen), take_vertices(normals, chosen)
-            options = {name: getattr(guidance, name) for name in ("max_distance", "tolerance", "residual")}
-            return penetration_loss(
-                vertices, anchor.vertices, anchor.normals, exclude=anchor.rim, **options
-            ) + penetration_loss(anchor.vertices, vertices, normals, exclude=rim, **options)
+    @torch.no_grad()
+    def _near(self, x0: Tensor) -> tuple[Tensor, _Watched]:
+        """Rows (B',) of the samples that may penetrate, and what of them is watched."""
+        guidance, anchor = self.guidance, self._anchor
+        vertices, count = guidance.surfaces.partner(x0), guidance.contact_vertices
+        rows = torch.arange(len(x0), device=x0.device)
+        left = self._left(_boxes_near(vertices, anchor.vertices, guidance.max_distance))
+        if left is not None:
+            rows, vertices, anchor = rows[left], vertices[left], anchor.rows(left)
+        if count is None:
+            watched = _Watched(anchor, None, self._partner_rim.expand(vertices.shape[:-1]))
+        else:
+            to_anchor, to_partner = mutual_nearest_distances(vertices, anchor.vertices)
+            left = self._left(to_anchor.amin(-1) < (guidance.max_distance + _SLACK) ** 2)
+            if left is not None:
+                rows, vertices, anchor = rows[left], vertices[left], anchor.rows(left)
+                to_anchor, to_partner = to_anchor[left], to_partner[left]
+            chosen, rim = _smallest(to_anchor, count), self._partner_rim.expand(vertices.shape[:-1])
+            watched = _Watched(anchor.at(_smallest(to_partner, count)), chosen, rim.gather(-1, chosen))
+        if self._drop_free:
+            left = self._left(self._loss(vertices, watched) > 0)
+            if left is not None:
+                rows, watched = rows[left], watched.rows(left)
+        return rows, watched
 
-        return loss
+    def _loss(self, vertices: Tensor, watched: _Watched) -> Tensor:
+        """The loss (B,) of partners with these vertices (B, W, 3), on the vertices that may come to touch."""
+        guidance, anchor = self.guidance, watched.anchor
+        # The normals only decide on which side a point is, or turn with their surface: no gradient is worth it.
+        normals = vertex_normals(vertices.detach(), guidance.surfaces.partner_faces)
+        if watched.chosen is not None:
+            vertices, normals = take_vertices(vertices, watched.chosen), take_vertices(normals, watched.chosen)
+        options = {name: getattr(guidance, name) for name in ("max_distance", "tolerance", "residual")}
+        return penetration_loss(
+            vertices, anchor.vertices, anchor.normals, exclude=anchor.rim, **options
+        ) + penetration_loss(anchor.vertices, vertices, normals, exclude=watched.rim, **options)
 
 
 @dataclass(frozen=True)
@@ -219,12 +254,33 @@ class _Surface:
             take_vertices(self.vertices, index), take_vertices(self.normals, index), self.rim.gather(-1, index)
         )
 
+    def rows(self, index: Tensor) -> _Surface:
+        return _Surface(self.vertices[index], self.normals[index], self.rim[index])
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What the inner steps look at."""
+
+    anchor: _Surface
+    chosen: Tensor | None  # (B, K) indices of the partner's vertices; None: all
+    rim: Tensor  # (B, K) bool, of these vertices
+
+    def rows(self, index: Tensor) -> _Watched:
+        chosen = None if self.chosen is None else self.chosen[index]
+        return _Watched(self.anchor.rows(index), chosen, self.rim[index])
+
 
 def _rim(faces: Tensor, vertices: Tensor) -> Tensor:
     return boundary_vertices(faces, vertices.shape[-2]).to(vertices.device).expand(vertices.shape[:-1])
 
 
-def _closest(vertices: Tensor, others: Tensor, count: int) -> Tensor:
-    """Indices (B, count) of the vertices nearest to the other hand."""
-    distance = nearest_vertices(vertices, others).squared_distance
+def _boxes_near(a: Tensor, b: Tensor, distance: float) -> Tensor:
+    """(B,) bool; where the boxes around the vertices are farther apart along an axis, so are all vertices."""
+    (a_low, a_high), (b_low, b_high) = (torch.aminmax(x, dim=-2) for x in (a, b))
+    return ((a_low <= b_high + distance) & (b_low <= a_high + distance)).all(-1)
+
+
+def _smallest(distance: Tensor, count: int) -> Tensor:
+    """Indices (B, count)."""
     return distance.topk(min(count, distance.shape[-1]), -1, largest=False, sorted=False).indices

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.save_reference is not None and not isinstance(reference, TwoHands):
         raise ValueError("--save-reference needs --reference with pairs, which are not stored as a reference already")
     names = given.metrics or list(METRICS)
-    network = _network(given.features) if given.save_reference or {*names} & {*FEATURE_METRICS} else None
+    network: Any = _network(given.features) if given.save_reference or {*names} & {*FEATURE_METRICS} else None
     _check_outputs(given)
     progress = not given.quiet and sys.stderr.isatty()
     if isinstance(reference, TwoHands) and given.save_reference is not None:

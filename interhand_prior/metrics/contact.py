@@ -7,17 +7,20 @@ depth (PenDist), whether the meshes are within 2 cm (ProxRatio) or within 3 mm o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..params import TwoHands
+from .progress import progress_bar
 
-__all__ = ["CONTACT", "NEAR", "TOUCH", "MeasureContact", "measure_contact", "summarise"]
+__all__ = ["CONTACT", "MeasureContact", "measure_contact", "summarise"]
 
 CONTACT = ("penetration_volume", "penetration_distance", "proximity_ratio", "touch_share")
-NEAR, TOUCH = 0.02, 0.003  # metres
+
+_CHUNK = 512
 
 
 class MeasureContact(Protocol):
@@ -56,13 +59,23 @@ def measure_contact(
     if "penetration_distance" in names:
         from .penetration import penetration_distance
 
-        values["penetration_distance"] = penetration_distance(pairs)
+        values["penetration_distance"] = _each(penetration_distance, pairs, "penetration depth", progress)
     if "proximity_ratio" in names or "touch_share" in names:
-        from .proximity import inter_hand_distance
+        from .proximity import NEAR, TOUCH, inter_hand_distance
 
-        gap = inter_hand_distance(pairs)
+        gap = _each(inter_hand_distance, pairs, "distance of the hands", progress)
         values |= {"proximity_ratio": gap < NEAR, "touch_share": gap < TOUCH}
     return {name: values[name].detach().cpu().double() for name in CONTACT if name in names}
+
+
+def _each(function: Callable[[TwoHands], Tensor], pairs: TwoHands, text: str, progress: bool) -> Tensor:
+    """A value of each pair, a few hundred pairs at a time, under a bar."""
+    parts = []
+    with progress_bar(len(pairs), text, "pair", progress) as advance:
+        for start in range(0, len(pairs), _CHUNK):
+            parts.append(function(pairs[start : start + _CHUNK]))
+            advance(len(parts[-1]))
+    return torch.cat(parts)
 
 
 def summarise(values: Tensor) -> dict[str, float | int | None]:

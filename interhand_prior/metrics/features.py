@@ -263,6 +263,8 @@ def canonical_points(pairs: TwoHands) -> tuple[Tensor, Tensor]:
     Returns:
         points (B, 1556, 3) float32, metres, left hand first; side (1556,) int64, 0 left, 1 right.
     """
+    # In float64 the last bits of the float32 result hardly ever depend on the batch, so that the discrete choices of
+    # farthest points do not either.
     anchor, partner, _ = to_canonical(pairs.to(torch.float64), pairs.model)
     return vector_points(anchor, partner, pairs.model)
 
@@ -273,9 +275,7 @@ def vector_points(anchor: Tensor, partner: Tensor, hands: HandPair) -> tuple[Ten
 
     With the right hand as the anchor this is the mirrored pair: the right hand's mirror image is the left hand.
     """
-    # In float64 the last bits of float32 hardly ever depend on the batch, so that the discrete choices of farthest
-    # points do not either.
-    left, right = from_canonical(anchor.double(), partner.double(), hands).vertices()
+    left, right = from_canonical(anchor, partner, hands).vertices()
     side = torch.arange(2, device=left.device).repeat_interleave(torch.tensor([left.shape[1], right.shape[1]]))
     return torch.cat((left, right), 1).float(), side
 

@@ -5,10 +5,13 @@
 Two centimetres do not tell hands that touch from hands that were pushed a centimetre apart. So the share of pairs that
 touch (d < 3 mm) belongs beside it: guidance that keeps the one and loses the other has harmed the interaction.
 
-The distance is between vertices. That of the surfaces is never larger: MEASURED. Hands inside each other are near.
+The distance is between vertices. That between the surfaces is never larger: of hands nearer than 2 cm it was smaller by
+0.3 mm (samples) and 0.8 mm (a corpus of touching hands) on average, by 3.2 mm at most. Hands inside each other are near.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -32,7 +35,7 @@ def inter_hand_distance(pairs: TwoHands) -> Tensor:
         pairs: batch shape (N,).
 
     Returns:
-        (N,) metres, in the dtype and on the device of `pairs`. NaN where a hand holds NaN.
+        (N,) metres, in the dtype and on the device of `pairs`. NaN where a hand holds NaN or infinity.
 
     Raises:
         TypeError: not TwoHands.
@@ -42,7 +45,9 @@ def inter_hand_distance(pairs: TwoHands) -> Tensor:
     parts = [pairs.left.transl.new_empty(0)]
     for begin in range(0, len(pairs), _CHUNK):
         left, right = pairs[begin : begin + _CHUNK].vertices()
-        parts.append(min_distance(left, right))
+        # A search cannot rank NaN, and would call it the nearest of all.
+        finite = left.isfinite().all(-1).all(-1) & right.isfinite().all(-1).all(-1)
+        parts.append(torch.where(finite, min_distance(left, right), math.nan))
     return torch.cat(parts)
 
 
@@ -69,7 +74,10 @@ def proximity_ratio(pairs: TwoHands | Tensor, threshold: float = NEAR) -> float:
 
 
 def touch_share(pairs: TwoHands | Tensor) -> float:
-    """Share of pairs whose hands touch: `proximity_ratio` at 3 mm, which vertices 7 mm apart underestimate."""
+    """Share of pairs whose hands touch: `proximity_ratio` at 3 mm.
+
+    Vertices are some 7 mm apart, so this is a lower bound of the share whose surfaces are that near.
+    """
     return proximity_ratio(pairs, TOUCH)
 
 

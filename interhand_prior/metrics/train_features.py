@@ -81,11 +81,12 @@ class FeatureTask(Task):
         config: sizes of the network.
         pairs: training pairs of one hand model.
         held_out: validation pairs of that model; may be empty.
-        train: settings; `seed`, `mirror` and `weights` are read here.
+        train: settings; `seed`, `mirror`, `batch_size` and `weights` are read here.
         augmentation: of the points.
 
     Raises:
-        ValueError: the pairs belong to several hand models, hold NaN, are not in metres or are too few.
+        ValueError: the pairs belong to several hand models, hold NaN, are not in metres or are too few; the batch
+            is of one sample.
     """
 
     result = "features"
@@ -98,6 +99,8 @@ class FeatureTask(Task):
         train: TrainConfig,
         augmentation: Augmentation | None = None,
     ) -> None:
+        if train.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, got {train.batch_size}: batch norm compares samples")
         self.augmentation = augmentation or Augmentation()
         self.weights: torch.dtype = getattr(torch, train.weights)
         self.hands = _one_model([*pairs, *held_out])
@@ -238,7 +241,7 @@ def _degrees(estimate: Tensor, wanted: Tensor) -> float:
 
 
 _NOT_HERE = ("p_uncond", "min_sigma")  # options of the diffusion alone
-_DEFAULTS: dict[str, Any] = {"batch_size": 32, "lr": 2e-3, "ema": 0.998, "val_every": 1000, "max_val": 500}
+_DEFAULTS: dict[str, Any] = {"batch_size": 32, "lr": 2e-3, "ema": 0.998, "val_every": 500, "max_val": 500}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,134 @@
+"""Can the feature network be trusted? Its regression, its speed, and whether its distance grows with the damage.
+
+    python benchmarks/feature_network.py --data CORPUS [--network FOLDER] [--num 4000]
+
+- Regression: errors on the test split, both views of each pair, in degrees and millimetres.
+- Speed: features a second, meshes included, with as many threads as PyTorch was given.
+- FHID of one half of the test pairs against the other half, damaged: noise on the fingers' angles, on the relative
+  rotation or on the relative translation; or a share of the right hands exchanged with those of other pairs, which
+  leaves every hand and every relative pose as it was and damages only how they go together. Undamaged it is the floor,
+  the distance of two draws from the same pairs. The same draws of noise serve all sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import write_result
+from pairs import splits
+from torch import Tensor
+
+from interhand_prior import TwoHands, load_prior
+from interhand_prior.canonical import SLICES, from_canonical, to_canonical
+from interhand_prior.metrics.features import FeatureNetwork, load_feature_network
+from interhand_prior.metrics.frechet import frechet_distance
+from interhand_prior.metrics.train_features import regression_errors
+from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_rot6d, rot6d_to_matrix
+from interhand_prior.train.data import to_vectors
+
+Damage = Callable[[Tensor, Tensor, float, torch.Generator], tuple[Tensor, Tensor]]
+
+
+def pose_noise(anchor: Tensor, partner: Tensor, size: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Gaussian noise on both hands' finger angles, radians."""
+    anchor, partner = anchor.clone(), partner.clone()
+    for vector in (anchor, partner):
+        angles = vector[:, SLICES["hand_pose"]]
+        angles += size * torch.randn(angles.shape, generator=generator)
+    return anchor, partner
+
+
+def rotation_noise(anchor: Tensor, partner: Tensor, size: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The right hand turned by a rotation vector with Gaussian entries, radians."""
+    turn = axis_angle_to_matrix(size * torch.randn(len(partner), 3, generator=generator))
+    partner = partner.clone()
+    partner[:, SLICES["rot6d"]] = matrix_to_rot6d(turn @ rot6d_to_matrix(partner[:, SLICES["rot6d"]]))
+    return anchor, partner
+
+
+def transl_noise(anchor: Tensor, partner: Tensor, size: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Gaussian noise on the right hand's place, metres."""
+    partner = partner.clone()
+    partner[:, SLICES["transl"]] += size * torch.randn(len(partner), 3, generator=generator)
+    return anchor, partner
+
+
+def exchange(anchor: Tensor, partner: Tensor, size: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A share of the pairs takes the next such pair's right hand, in its place relative to the left one."""
+    chosen = torch.randperm(len(partner), generator=generator)[: round(size * len(partner))]
+    partner = partner.clone()
+    partner[chosen] = partner[chosen.roll(1)]
+    return anchor, partner
+
+
+DAMAGES: dict[str, tuple[str, Damage, tuple[float, ...]]] = {
+    "pose noise": ("rad", pose_noise, (0.05, 0.1, 0.2, 0.4)),
+    "rotation noise": ("rad", rotation_noise, (0.1, 0.2, 0.4, 0.8)),
+    "translation noise": ("m", transl_noise, (0.005, 0.01, 0.02, 0.04)),
+    "partners exchanged": ("share", exchange, (0.25, 0.5, 1.0)),
+}
+
+
+def damaged(network: FeatureNetwork, pairs: TwoHands, seed: int) -> dict[str, Any]:
+    """FHID of one half against the other, by damage and its size."""
+    pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))]
+    half = len(pairs) // 2
+    reference, rest = network(pairs[:half]), pairs[half : 2 * half]
+    floor = frechet_distance(network(rest), reference)
+    anchor, partner, _ = to_canonical(rest, rest.model)
+    out: dict[str, Any] = {"pairs in each half": half, "floor": floor}
+    print(f"floor {floor:.4g}", flush=True)
+    for name, (unit, damage, sizes) in DAMAGES.items():
+        values = {}
+        for size in sizes:
+            changed = damage(anchor, partner, size, torch.Generator().manual_seed(seed + 1))
+            values[f"{size:g}"] = frechet_distance(network(from_canonical(*changed, rest.model)), reference)
+        grows = all(a < b for a, b in zip([floor, *values.values()], values.values(), strict=False))
+        out[name] = {"unit": unit, "fhid": values, "grows": grows}
+        print(name, out[name], flush=True)
+    return out
+
+
+def speed(network: FeatureNetwork, pairs: TwoHands) -> float:
+    """Pairs a second."""
+    network(pairs[:8])
+    began = time.perf_counter()
+    network(pairs)
+    return len(pairs) / (time.perf_counter() - began)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run, print, and write results/feature_network.json."""
+    parser = argparse.ArgumentParser(description="The feature network on held-out pairs.")
+    parser.add_argument("--data", type=Path, help="corpus folder; default: samples of the prior (a smoke test only)")
+    parser.add_argument("--network", default="bundled")
+    parser.add_argument("--num", type=int, default=4000, help="test pairs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the result; default: benchmarks/results")
+    args = parser.parse_args(argv)
+
+    network = load_feature_network(args.network)
+    _, test = splits(args.data, load_prior(), args.num, 1, "test")
+    regression = regression_errors(network, to_vectors([test], mirror=True), test.model)
+    print({name: round(value, 3) for name, value in regression.items()}, flush=True)
+    numbers = {
+        "seed": args.seed,
+        "test pairs": len(test),
+        "network": {"identity": network.identity, "dimension": network.dimension, **network.info},
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "regression": regression,
+        "features per second": speed(network, test[: min(len(test), 512)]),
+        "fhid": damaged(network, test, args.seed),
+    }
+    print(f"{numbers['features per second']:.0f} features a second")
+    write_result("feature_network", numbers, folder=args.out)
+    return numbers
+
+
+if __name__ == "__main__":
+    main()
