@@ -10,12 +10,12 @@ squared error (sigma-VAE: Rybkin, Daniilidis & Levine, ICML 2021), and the first
 for D entries. A pair is drawn as g(z) with z ~ N(0, I), without the decoder's noise.
 
 Departures from the source. The paper says of its baseline that it is the vanilla VAE used in [72], and leaves the
-rest to its supplement, which we did not have; nor is code of [72] public. What is taken is what both texts state: a
-variational autoencoder with a normal latent prior, over the interaction of two hands. Ours are the input (the
-normalised joint vector, as for all methods here), plain residual layers with the widths of our denoiser and its
-number of parameters, the latent's width, and the calibrated variance, which stands for the unknown weight of the KL
-term. [72] conditions its decoding on images; here nothing is conditioned on. Only parameters are reconstructed: no
-loss on vertices or joints, as for every other method here.
+rest to its supplement, which we did not have; we know of no released code of [72]. What is taken is what both texts
+state: a variational autoencoder with a normal latent prior, over the interaction of two hands. Ours are the input
+(the normalised joint vector, as for all joint methods here), plain residual layers with the widths of our denoiser
+and its number of parameters, the latent's width, and the calibrated variance, which stands for the unknown weight
+of the KL term. [72] conditions its sampling on images; here nothing is conditioned on. Only parameters are
+reconstructed: no loss on vertices or joints, as for every other method here.
 """
 
 from __future__ import annotations

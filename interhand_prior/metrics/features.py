@@ -68,10 +68,12 @@ class FeatureNetwork(nn.Module):
         config: sizes of the network; its channels are the number of labels that points may have.
         mean: (T,) of the regression's targets; default: zeros, T = 99.
         std: (T,), positive; default: ones.
+        points: how many of a pair's vertices are read at most, the same ones of each; None: all. Training sees
+            shares of them, and in its middle features are both better and sooner there.
         info: how it was made; JSON values.
 
     Raises:
-        ValueError: mean and std do not fit together, or std is not positive and finite.
+        ValueError: mean and std do not fit together, std is not positive and finite, or points is not positive.
     """
 
     mean: Tensor
@@ -82,6 +84,7 @@ class FeatureNetwork(nn.Module):
         config: PointNet2Config = COMPACT,
         mean: Tensor | None = None,
         std: Tensor | None = None,
+        points: int | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -91,6 +94,9 @@ class FeatureNetwork(nn.Module):
             raise ValueError(f"mean and std must have one shape (T,), got {tuple(mean.shape)}, {tuple(std.shape)}")
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
             raise ValueError("mean and std must be finite and std positive; take those of the training targets")
+        if points is not None and points < 1:
+            raise ValueError(f"points must be at least 1 or None, got {points}")
+        self.points = points
         self.backbone = PointNet2(config)
         self.regressor = Dense(config.features, len(mean))
         self.register_buffer("mean", mean.detach().clone().float())
@@ -111,7 +117,8 @@ class FeatureNetwork(nn.Module):
     @property
     def identity(self) -> str:
         """SHA-256 of sizes and weights: features of two networks can be compared only if these are equal."""
-        digest = hashlib.sha256(json.dumps(self.config.as_dict(), sort_keys=True).encode())
+        sizes = {"network": self.config.as_dict(), "points": self.points}
+        digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().double().cpu().contiguous().numpy().tobytes())
@@ -138,6 +145,15 @@ class FeatureNetwork(nn.Module):
                 "the network is in training mode, where features depend on the batch; call .eval() first"
             )
         return self._features(points, side)
+
+    def chosen(self, count: int, device: torch.device | None = None) -> Tensor:
+        """Which of `count` vertices are read, and in which order: (K,) int64.
+
+        Shuffled, always alike: PointNet++ takes the first points of a ball, which in the order of a mesh may lie all
+        on one side of it.
+        """
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        return order[: self.points].to(device)
 
     def regress(self, points: Tensor, side: Tensor) -> Tensor:
         """The regression that the network is trained for.
@@ -177,7 +193,9 @@ class FeatureNetwork(nn.Module):
         with progress_bar(len(flat), "features", "pair", progress) as advance:
             for start in range(0, len(flat), size):
                 points, side = canonical_points(flat[start : start + size])
-                features[start : start + size] = self.embed(points.to(place), side.to(place)).to(features)
+                kept = self.chosen(len(side), points.device)
+                points, side = points[:, kept].to(place), side[kept].to(place)
+                features[start : start + size] = self.embed(points, side).to(features)
                 advance(len(points))
         return features.reshape(*shape, self.dimension)
 
@@ -193,7 +211,7 @@ class FeatureNetwork(nn.Module):
             OSError: the folder cannot be written.
         """
         tensors = {k: v.to(dtype) if v.ndim > 1 else v for k, v in self.state_dict().items()}
-        config = {"network": self.config.as_dict(), "targets": len(self.mean), "info": self.info}
+        config = {"network": self.config.as_dict(), "points": self.points, "targets": len(self.mean), "info": self.info}
         return write_checkpoint(folder, config, tensors, kind=KIND)
 
     @classmethod
@@ -211,7 +229,13 @@ class FeatureNetwork(nn.Module):
         config, tensors = read_checkpoint(folder, kind=KIND)
         try:
             count = int(config["targets"])
-            network = cls(PointNet2Config.from_dict(config["network"]), torch.zeros(count), info=config["info"])
+            with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, only to be replaced
+                network = cls(
+                    PointNet2Config.from_dict(config["network"]),
+                    torch.zeros(count),
+                    points=config["points"],
+                    info=config["info"],
+                )
             network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(

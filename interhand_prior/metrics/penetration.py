@@ -8,9 +8,8 @@ L and R are the solids bounded by the sealed meshes (the wrist capped round a 77
 the meshes in float64 (`mesh_volume`). Pairs whose parts' bounding boxes are all disjoint share nothing, provably, and
 need none. A pair whose operation fails is NaN and marked: it never counts as zero.
 
-There is no faster approximation beside it. Counting random points, the one that needs no closed form of the shape, has a
-standard error of a sixth of the volume at a thousand points in the box both hands share, and takes no less time there
-than the exact volume (some milliseconds a pair).
+There is no approximation beside it: counting a thousand random points in the box that both hands share takes as long
+as the exact volume (20 ms for a pair that penetrates) and is off by 2 cm^3 on a mean of 17.
 
 The paper gives PenVol in cm^3 (Sec. 4.1, Table 3b; the heads of Tables 1 and 2 say mm^3). The published evaluation
 intersected the open meshes and took failures for zero.
@@ -41,7 +40,7 @@ from .proximity import check_pairs
 __all__ = ["PenetrationVolume", "penetration_distance", "penetration_volume"]
 
 _CHUNK = 64  # pairs of one task
-_MANY = 512  # pairs from which on further processes are worth their start
+_MANY = 2000  # pairs from which on further processes are worth their start: each imports torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ def penetration_volume(pairs: TwoHands, *, workers: int | None = None, progress:
 
     Args:
         pairs: batch shape (N,).
-        workers: processes; default all CPUs this process may use, for more than a few hundred pairs. 1 works in this
+        workers: processes; default all CPUs this process may use, for two thousand pairs or more. 1 works in this
             process. The result is the same. (With more than one, a script must guard its entry with
             ``if __name__ == "__main__"``.)
         progress: show a progress bar on stderr.

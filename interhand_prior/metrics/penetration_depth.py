@@ -11,9 +11,9 @@ The distance is to the nearest point of the nearest triangle. Only vertices in a
 distances are computed only where the nearest vertex of the other hand, which is never nearer than its skin, leaves hope
 of a greater depth than one already found.
 
-The cheap form, the depth behind the tangent plane of the nearest vertex (`geometry.penetration_depth`), is off by 0.6 mm
-on average where either is positive, by 5.6 mm at most: its mean is 3.9 mm instead of 3.6 on unguided samples, and 0.55
-instead of 0.19 mm on a corpus of touching hands, where points just outside are behind the plane.
+The cheap form, the depth behind the tangent plane of the nearest vertex (`geometry.penetration_depth`), is off by
+0.6 mm on average where either is positive, by 5.6 mm at most. Its mean is 3.9 mm instead of 3.6 on unguided samples,
+and 0.55 instead of 0.19 mm on a corpus of touching hands, where points just outside are behind the plane.
 (benchmarks/penetration_volume.py)
 """
 

@@ -5,8 +5,9 @@
 Two centimetres do not tell hands that touch from hands that were pushed a centimetre apart. So the share of pairs that
 touch (d < 3 mm) belongs beside it: guidance that keeps the one and loses the other has harmed the interaction.
 
-The distance is between vertices. That between the surfaces is never larger: of hands nearer than 2 cm it was smaller by
-0.3 mm (samples) and 0.8 mm (a corpus of touching hands) on average, by 3.2 mm at most. Hands inside each other are near.
+The distance is between vertices. That between the surfaces is never larger: of hands nearer than 2 cm it was smaller
+by 0.3 mm (samples) and 0.8 mm (a corpus of touching hands) on average, by 3.2 mm at most. Hands inside each other are
+near.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class FeatureTask(Task):
         held_out: validation pairs of that model; may be empty.
         train: settings; `seed`, `mirror`, `batch_size` and `weights` are read here.
         augmentation: of the points.
+        points: see `FeatureNetwork`.
 
     Raises:
         ValueError: the pairs belong to several hand models, hold NaN, are not in metres or are too few; the batch
@@ -98,6 +99,7 @@ class FeatureTask(Task):
         held_out: list[TwoHands],
         train: TrainConfig,
         augmentation: Augmentation | None = None,
+        points: int | None = None,
     ) -> None:
         if train.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {train.batch_size}: batch norm compares samples")
@@ -112,11 +114,12 @@ class FeatureTask(Task):
         std, mean = torch.std_mean(targets(self.vectors.anchor, self.vectors.partner).double(), 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
-            self.network = FeatureNetwork(config, mean, std.clamp_min(1e-3), {"pairs": sum(map(len, pairs))})
+            self.network = FeatureNetwork(config, mean, std.clamp_min(1e-3), points, {"pairs": sum(map(len, pairs))})
         self.module = self.network
         self.facts = {
             "pairs": fingerprint(pairs),
             "network": config.as_dict(),
+            "points": points,
             "augmentation": dataclasses.asdict(self.augmentation),
         }
 
@@ -149,7 +152,7 @@ class FeatureTask(Task):
 
 @torch.no_grad()
 def regression_errors(network: FeatureNetwork, vectors: Vectors, hands: HandPair) -> dict[str, float]:
-    """How well a network regresses its targets from all vertices.
+    """How well a network regresses its targets from the vertices that its features are of.
 
     Args:
         network: in evaluation mode.
@@ -164,7 +167,9 @@ def regression_errors(network: FeatureNetwork, vectors: Vectors, hands: HandPair
     regressed = []
     for start in range(0, len(vectors), _VAL_BATCH):
         rows = slice(start, start + _VAL_BATCH)
-        regressed.append(network.regress(*vector_points(vectors.anchor[rows], vectors.partner[rows], hands)))
+        points, side = vector_points(vectors.anchor[rows], vectors.partner[rows], hands)
+        kept = network.chosen(len(side), side.device)
+        regressed.append(network.regress(points[:, kept], side[kept]))
     found = torch.cat(regressed).float()
     physical = targets(vectors.anchor, vectors.partner).to(found)
     wanted = (physical - network.mean) / network.std
@@ -192,6 +197,7 @@ def train_features(
     val_pairs: PairSource | None = None,
     network: PointNet2Config = COMPACT,
     augmentation: Augmentation | None = None,
+    points: int | None = None,
     hands: Any = None,
     resume: bool = False,
     progress: bool = False,
@@ -206,6 +212,7 @@ def train_features(
         val_pairs: held-out pairs. Default: the folder's `val-*.npz`, or the last 5 % of `pairs`.
         network: its sizes.
         augmentation: of the points.
+        points: see `FeatureNetwork`.
         hands: hand models that parameters in files belong to, in the forms of `load_prior`.
         resume: go on from the state in `out`; without one, start anew.
         progress: show a progress bar.
@@ -223,7 +230,7 @@ def train_features(
     """
     models = None if hands is None else load_hands(hands)
     train_pairs, held_out = load_corpus(pairs, val_pairs, hands=models)
-    task = FeatureTask(network, train_pairs, first_pairs(held_out, config.max_val), config, augmentation)
+    task = FeatureTask(network, train_pairs, first_pairs(held_out, config.max_val), config, augmentation, points)
     run(task, config, out, resume=resume, progress=progress, should_stop=should_stop)
     return FeatureNetwork.from_folder(Path(out) / task.result)
 
@@ -262,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             val_pairs=options["val"],
             network=CONFIGS[options["config"]],
             augmentation=augmentation,
+            points=options["points"] or None,
             hands=options["hands"],
             resume=options["resume"],
             progress=not options["quiet"],
@@ -287,6 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--val", help="held-out pairs, where --data has none")
     parser.add_argument("--hands", help="folder with MANO files, if the pairs belong to MANO; default: the open hand")
     parser.add_argument("--config", choices=CONFIGS, default="compact", help="size of the network")
+    parser.add_argument("--points", type=int, default=1024, help="vertices that are read of a pair; 0: all")
     parser.add_argument("--resume", action="store_true", help="go on from RUN/state, if there is one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     defaults = Augmentation()
