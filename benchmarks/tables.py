@@ -62,7 +62,7 @@ _KHID = ("khid", "KHID x 10^-2", 100, 2)
 _DIVERSITY = ("diversity", "diversity", 1, 2)
 _PRECISION, _RECALL = ("precision", "precision", 1, 2), ("recall", "recall", 1, 2)
 _PEN_VOL, _PEN_DIST = ("penetration_volume", "PenVol cm^3", 1, 2), ("penetration_distance", "PenDist cm", 1, 3)
-_PROX_RATIO, _TOUCH = ("proximity_ratio", "ProxRatio", 1, 2), ("touch_share", "touch_share", 1, 2)
+_PROX_RATIO, _TOUCH = ("proximity_ratio", "ProxRatio", 1, 2), ("touch_share", "touch", 1, 2)
 
 #: The paper's tables: title, columns, rows (None: all that are left).
 PAPER_TABLES = (

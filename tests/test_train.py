@@ -141,9 +141,9 @@ def test_training_learns_and_the_anchor_helps(tmp_path: Path) -> None:
 def test_the_stored_prior_holds_the_average_in_half_precision(pairs: TwoHands, tmp_path: Path) -> None:
     prior = run(pairs, tmp_path, steps=5, weights="float16")
     _, tensors = read_checkpoint(tmp_path / "prior")
-    assert tensors["module.last.weight"].dtype == torch.float16
+    assert tensors["denoiser.last.weight"].dtype == torch.float16
     average = state_of(tmp_path)[1]["average.last.weight"]
-    assert torch.equal(tensors["module.last.weight"], average.half())
+    assert torch.equal(tensors["denoiser.last.weight"], average.half())
     assert torch.equal(prior.denoiser.last.weight, average.half().float())
     assert tensors["normalizer.mean"].dtype == torch.float32
 

@@ -11,9 +11,8 @@ layers of self-attention and feed-forward; two layers with Swish from each token
 
 Departures from the source. The left hand has no rotation and offset tokens, because in the canonical frame of
 Eq. 5 they are constant: BUDDI has them, in the camera's frame. Noise schedule, preconditioning, loss weight and DDIM
-sampler are ours, so that the method alone differs; BUDDI estimates x_0 outright under its own schedule, which makes
-this baseline the stronger one. Normalisation comes before each layer's part (BUDDI: after it), which trains at our
-learning rate. BUDDI's guidance tokens, its losses on vertices, and its contact data have no counterpart here. The
+sampler are ours, so that the method alone differs; BUDDI estimates x_0 outright under its own schedule.
+Normalisation comes before each layer's part (BUDDI: after it), which trains at our learning rate. BUDDI's guidance tokens, its losses on vertices, and its contact data have no counterpart here. The
 paper's own changes for BUDDI* are in its supplement, which we did not have.
 
 Each weight of the encoder works on seven tokens. The widths are chosen so that a step costs about what a step of ours
