@@ -10,10 +10,11 @@ each group embedded by two layers with Swish, plus a learned embedding of its ha
 layers of self-attention and feed-forward; two layers with Swish from each token back to its group.
 
 Departures from the source. The left hand has no rotation and offset tokens, because in the canonical frame of
-Eq. 5 they are constant: BUDDI has them, in the camera's frame. Noise schedule, preconditioning, loss weight and DDIM
-sampler are ours, so that the method alone differs; BUDDI estimates x_0 outright under its own schedule.
-Normalisation comes before each layer's part (BUDDI: after it), which trains at our learning rate. BUDDI's guidance tokens, its losses on vertices, and its contact data have no counterpart here. The
-paper's own changes for BUDDI* are in its supplement, which we did not have.
+Eq. 5 they are constant: BUDDI has them, in the camera's frame. Noise schedule, preconditioning, loss weight and
+DDIM sampler are ours, so that the method alone differs; BUDDI estimates x_0 outright under its own schedule.
+Normalisation comes before each layer's part (BUDDI: after it), which trains at our learning rate. BUDDI's
+guidance tokens, its losses on vertices, and its contact data have no counterpart here. The paper's own changes
+for BUDDI* are in its supplement, which we did not have.
 
 Each weight of the encoder works on seven tokens. The widths are chosen so that a step costs about what a step of ours
 does (1.2 times, on a CPU): the budget of all methods is then equal in pairs seen and in computation, not in
