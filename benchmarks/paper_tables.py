@@ -259,7 +259,7 @@ class Work:
 
 def slug(name: str) -> str:
     """A file name."""
-    return name.lower().replace("/", "").replace("*", "").replace(" ", "-")
+    return "".join(c for c in name.lower().replace(" ", "-") if c.isalnum() or c == "-")
 
 
 def say(text: str) -> None:

@@ -20,6 +20,7 @@ from interhand_prior.baselines.buddi import Buddi, BuddiConfig, BuddiNetwork
 from interhand_prior.baselines.joint import JointMethod, JointTask, join
 from interhand_prior.baselines.ours import Ours
 from interhand_prior.baselines.protocol import Corpus
+from interhand_prior.baselines.token_cascade import TokenCascade
 from interhand_prior.baselines.vae import VAE, VAENetwork
 from interhand_prior.baselines.without_decomposition import JointDenoiser, WithoutDecomposition
 from interhand_prior.baselines.without_shared_network import SeparateDenoisers, WithoutSharedNetwork
@@ -33,7 +34,7 @@ CONFIG = TrainConfig(
     steps=8, batch_size=16, warmup=3, log_every=4, val_every=8, ema_warmup=2, amp="off", weights="float32"
 )
 JOINT_METHODS = [VAE, Buddi, WithoutDecomposition]
-NEW_TRAININGS = [*JOINT_METHODS, WithoutSharedNetwork]
+NEW_TRAININGS = [*JOINT_METHODS, WithoutSharedNetwork, TokenCascade]
 WIDE = DenoiserConfig(embed=64, hidden=96, heads=2, layers=2)
 TRAININGS = list({row.training: row for row in METHODS.values()}.values())
 by_label = lambda rows: pytest.mark.parametrize("row", rows, ids=[row.label for row in rows])
@@ -72,14 +73,15 @@ def count(module: nn.Module) -> int:
 
 def test_the_rows_are_the_papers_in_its_order() -> None:
     table_1a = ["VAE", "BUDDI*", "Ours w/o Decomposition", "Ours w/o Shared Network", "Ours"]
-    assert list(METHODS) == [*table_1a, "Ours w/o SelfAtt", "Ours w/o CFG", "Ours w/o APG"]
+    ablations = ["Ours w/o SelfAtt", "Ours w/o CFG", "Ours w/o APG"]
+    assert list(METHODS) == [*table_1a, *ablations, "Ours with BUDDI*'s backbone"]
     assert all(row.label == label for label, row in METHODS.items())
 
 
 def test_what_differs_in_sampling_alone_is_trained_once() -> None:
     shared = [label for label, row in METHODS.items() if row.training == METHODS["Ours"].training]
     assert shared == ["Ours", "Ours w/o CFG", "Ours w/o APG"]
-    assert len(TRAININGS) == 6
+    assert len(TRAININGS) == 7
     assert all(METHODS[label].method is Ours and not METHODS[label].changes for label in shared)
 
 
@@ -249,6 +251,7 @@ def test_two_methods_cannot_share_a_folder(pairs: TwoHands, runs: Path) -> None:
         (Buddi, BuddiConfig(width=64, layers=1, heads=2, feedforward=64, embedding=64), (0.7, 0.1)),
         (WithoutDecomposition, WIDE, (0.7, 0.1)),
         (WithoutSharedNetwork, WIDE, (0.7, 0.1)),
+        (TokenCascade, BuddiConfig(width=64, layers=1, heads=2, feedforward=64, embedding=64), (0.7, 0.1)),
     ],
     ids=[method.name for method in NEW_TRAININGS],
 )

@@ -35,7 +35,7 @@ from ..denoiser import SelfAttention
 from ..schedule import signal
 from .joint import JOINT, JointDiffusion
 
-__all__ = ["Buddi", "BuddiConfig", "BuddiNetwork"]
+__all__ = ["Buddi", "BuddiConfig", "BuddiNetwork", "EncoderLayer", "positional_encoding", "two_layers"]
 
 _PARAMETERS = ("hand_pose", "betas", "rot6d", "transl")
 _TOKENS: tuple[tuple[int, str], ...] = (
@@ -85,13 +85,13 @@ class BuddiNetwork(nn.Module):
         self.config = config = config or BuddiConfig()
         width = config.width
         self.sizes = [SLICES[name].stop - SLICES[name].start for _, name in _TOKENS]
-        self.embed = nn.ModuleList(_two_layers(size, config.embedding, width) for size in self.sizes)
-        self.embed_level = _two_layers(width, width, width)
+        self.embed = nn.ModuleList(two_layers(size, config.embedding, width) for size in self.sizes)
+        self.embed_level = two_layers(width, width, width)
         self.hand = nn.Parameter(0.02 * torch.randn(2, width))
         self.parameter = nn.Parameter(0.02 * torch.randn(len(_PARAMETERS), width))
-        self.layers = nn.ModuleList(_EncoderLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.unembed = nn.ModuleList(_two_layers(width, config.embedding, size) for size in self.sizes)
+        self.unembed = nn.ModuleList(two_layers(width, config.embedding, size) for size in self.sizes)
 
     def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """Estimate clean joint vectors.
@@ -110,7 +110,7 @@ class BuddiNetwork(nn.Module):
         groups = x.to(dtype).split(self.sizes, -1)
         tokens = torch.stack([embed(group) for embed, group in zip(self.embed, groups, strict=True)], 1)
         tokens = tokens + self._token_embedding()
-        time = self.embed_level(_positional_encoding(level, self.config.width).to(dtype))
+        time = self.embed_level(positional_encoding(level, self.config.width).to(dtype))
         tokens = torch.cat((tokens, time[:, None].to(tokens)), 1)
         for layer in self.layers:
             tokens = layer(tokens)
@@ -136,7 +136,7 @@ class _Attention(SelfAttention):
         return self.out((weight @ v).transpose(1, 2).flatten(-2))
 
 
-class _EncoderLayer(nn.Module):
+class EncoderLayer(nn.Module):
     """t + attention(t), then t + feed-forward(t), each of the normalised tokens."""
 
     def __init__(self, config: BuddiConfig) -> None:
@@ -152,11 +152,12 @@ class _EncoderLayer(nn.Module):
         return tokens + self.down(F.relu(self.up(self.norm(tokens))))
 
 
-def _two_layers(inputs: int, inner: int, outputs: int) -> nn.Sequential:
+def two_layers(inputs: int, inner: int, outputs: int) -> nn.Sequential:
+    """Two linear layers with Swish between them."""
     return nn.Sequential(nn.Linear(inputs, inner), nn.SiLU(), nn.Linear(inner, outputs))
 
 
-def _positional_encoding(sigma: Tensor, width: int) -> Tensor:
+def positional_encoding(sigma: Tensor, width: int) -> Tensor:
     """As the Denoiser's: sines and cosines of the schedule's time u = 2/pi asin(sigma), scaled to 0..1000."""
     half = width // 2
     frequency = torch.exp(torch.arange(half, device=sigma.device, dtype=sigma.dtype) * (-math.log(1e4) / half))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -35,8 +35,8 @@ class Ours(Method):
     """
 
     name = "ours"
-    network_type = DenoiserConfig
-    small_network = DenoiserConfig(embed=16, hidden=32, heads=2, layers=2)
+    network_type: ClassVar[type[Any]] = DenoiserConfig
+    small_network: ClassVar[Any] = DenoiserConfig(embed=16, hidden=32, heads=2, layers=2)
     result = "prior"
 
     def __init__(self, prior: TwoHandPrior) -> None:

@@ -11,27 +11,13 @@ Each has the method's own widths, so together they have about twice its paramete
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar, cast
-
 import torch
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser, DenoiserConfig
-from ..prior import TwoHandPrior
-from ..schedule import CosineSchedule
-from ..train import TrainConfig
-from ..train.data import PairSource
-from ..train.diffusion import DiffusionTask
-from ..train.run import run
-from .ours import Ours
-from .protocol import Corpus, fresh, read_network, write_network
+from .cascade import Cascade
 
 __all__ = ["SeparateDenoisers", "WithoutSharedNetwork"]
-
-M = TypeVar("M", bound="WithoutSharedNetwork")
 
 
 class SeparateDenoisers(nn.Module):
@@ -80,64 +66,12 @@ class SeparateDenoisers(nn.Module):
         return x0
 
 
-class WithoutSharedNetwork(Ours):
-    """The cascade p(x_l) p(x_r | x_l) of two networks.
-
-    Args:
-        prior: with SeparateDenoisers as its denoiser.
-    """
+class WithoutSharedNetwork(Cascade):
+    """The cascade p(x_l) p(x_r | x_l) of two networks."""
 
     name = "without shared network"
-    result = "result"
 
-    @classmethod
-    def fit(
-        cls: type[M],
-        pairs: PairSource,
-        config: TrainConfig,
-        out: str | os.PathLike[str],
-        *,
-        val_pairs: PairSource | None = None,
-        network: DenoiserConfig | None = None,
-        hands: Any = None,
-        resume: bool = False,
-        progress: bool = False,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> M:
-        """See `Method.fit`."""
-        corpus = Corpus.read(pairs, config, out, val_pairs=val_pairs, hands=hands)
-        denoiser = cast(Denoiser, fresh(lambda: SeparateDenoisers(network), config.seed))
-        parts = (denoiser, corpus.normalizer, CosineSchedule(), corpus.train, corpus.held_out, config)
-        run(
-            _Task(*parts, vectors=corpus.vectors),
-            config,
-            out,
-            resume=resume,
-            progress=progress,
-            should_stop=should_stop,
-        )
-        return cls.from_folder(Path(out) / cls.result, hands=corpus.train[0].hands)
-
-    def save(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
-        """See `Method.save`."""
-        prior = self.prior
-        return write_network(
-            folder, self.name, prior.denoiser, prior.denoiser.config, prior.normalizer, prior.info, dtype
-        )
-
-    @classmethod
-    def from_folder(cls: type[M], folder: str | os.PathLike[str], *, hands: Any = None) -> M:
-        """See `Method.from_folder`."""
-        make = lambda widths: SeparateDenoisers(DenoiserConfig(**widths))
-        network, normalizer, info = read_network(folder, cls.name, make)
-        return cls(TwoHandPrior(cast(Denoiser, network), normalizer, CosineSchedule(), hands=hands, info=info))
-
-
-class _Task(DiffusionTask):
-    """Algorithm 1 on two networks."""
-
-    result = WithoutSharedNetwork.result
-
-    def store(self, prior: TwoHandPrior, folder: Path) -> None:
-        """Write the finished method."""
-        WithoutSharedNetwork(prior).save(folder, dtype=getattr(torch, self.config.weights))
+    @staticmethod
+    def build(network: DenoiserConfig) -> nn.Module:
+        """SeparateDenoisers."""
+        return SeparateDenoisers(network)
