@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from .canonical import SIZE
 from .schedule import signal
 
-__all__ = ["Denoiser", "DenoiserConfig"]
+__all__ = ["Denoiser", "DenoiserConfig", "positional_encoding"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Denoiser(nn.Module):
             condition = self.embed_anchor(anchor.reshape(-1, SIZE).to(dtype))
             if has_anchor is not None:
                 condition = torch.where(has_anchor.reshape(-1, 1), condition, self.null.to(condition))
-        time = self.embed_level(self._positional_encoding(level).to(dtype))
+        time = self.embed_level(positional_encoding(level, self.config.embed).to(dtype))
         tokens = torch.stack((noisy, condition.to(noisy), time), 1) + self.token
         if self.attention is not None:
             tokens = tokens + self.attention(tokens)
@@ -114,12 +114,13 @@ class Denoiser(nn.Module):
         estimate = signal(level)[:, None] * x + level[:, None] * self.last(h)
         return estimate.to(x_t.dtype).reshape(shape)
 
-    def _positional_encoding(self, sigma: Tensor) -> Tensor:
-        """Sines and cosines (DDPM) of the schedule's time u = 2/pi asin(sigma), scaled to 0..1000: (B, embed)."""
-        half = self.config.embed // 2
-        frequency = torch.exp(torch.arange(half, device=sigma.device, dtype=sigma.dtype) * (-math.log(1e4) / half))
-        angle = torch.asin(sigma.clamp(0, 1))[:, None] * (2000 / math.pi) * frequency
-        return torch.cat((angle.sin(), angle.cos()), -1)
+
+def positional_encoding(sigma: Tensor, width: int) -> Tensor:
+    """Sines and cosines (DDPM) of the schedule's time u = 2/pi asin(sigma), scaled to 0..1000: (B,) -> (B, width)."""
+    half = width // 2
+    frequency = torch.exp(torch.arange(half, device=sigma.device, dtype=sigma.dtype) * (-math.log(1e4) / half))
+    angle = torch.asin(sigma.clamp(0, 1))[:, None] * (2000 / math.pi) * frequency
+    return torch.cat((angle.sin(), angle.cos()), -1)
 
 
 def _embedding(inputs: int, width: int) -> nn.Sequential:

@@ -24,6 +24,7 @@ from .canonical import SIZE, SLICES, Frame, Side, from_canonical, to_canonical
 from .guidance.anti_penetration import AntiPenetration
 from .guidance.cfg import guided_x0
 from .params import HandLike, HandParams, TwoHands
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from .prior import TwoHandPrior
@@ -88,14 +89,14 @@ def sample(
     levels = prior.schedule.steps(steps)
     chunk = min(batch_size or 512, num_samples)
     runs = 1 if given is not None else 2
-    bar = _Progress(runs * steps * math.ceil(num_samples / chunk), progress)
+    bar = progress_bar(runs * steps * math.ceil(num_samples / chunk), "sampling", "step", progress)
 
     side: Side = given_side if given is not None else "left"
-    with bar:
+    with bar as advance:
         denoiser = prior.denoiser
         sigma_of = lambda s: torch.tensor(s, device=device, dtype=dtype)
         if given is None:
-            one_hand = _batched(lambda rows: lambda x, s: denoiser(x, sigma_of(s)), num_samples, chunk, bar)
+            one_hand = _batched(lambda rows: lambda x, s: denoiser(x, sigma_of(s)), num_samples, chunk, advance)
             x0 = ddim(one_hand, draw(), levels, eta=eta, draw=draw)
             # Line 6, x_l = Gamma(x_0): nothing to do in right-hand form but to forget where the hand was.
             anchor = torch.cat((x0[:, SLICES["own"]], torch.zeros_like(x0[:, SLICES["relative"]])), -1)
@@ -115,7 +116,7 @@ def sample(
 
             return denoise
 
-        partner = ddim(_batched(partner_of, num_samples, chunk, bar), draw(), levels, eta=eta, draw=draw)
+        partner = ddim(_batched(partner_of, num_samples, chunk, advance), draw(), levels, eta=eta, draw=draw)
 
     hands = prior.hands
     anchor, partner = prior.normalizer.anchor_inverse(anchor), prior.normalizer.partner_inverse(partner)
@@ -155,13 +156,17 @@ def ddim(
     return x
 
 
-def _batched(make: Callable[[slice], Denoise], total: int, chunk: int, bar: _Progress) -> Denoise:
+def _batched(make: Callable[[slice], Denoise], total: int, chunk: int, advance: Callable[[int], Any]) -> Denoise:
     """One denoise function over all samples from one per slice of them."""
     parts = [slice(start, min(start + chunk, total)) for start in range(0, total, chunk)]
     functions = [make(rows) for rows in parts]
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        return torch.cat([bar.after(function(x[rows], sigma)) for function, rows in zip(functions, parts, strict=True)])
+        x0 = []
+        for function, rows in zip(functions, parts, strict=True):
+            x0.append(function(x[rows], sigma))
+            advance(1)
+        return torch.cat(x0)
 
     return denoise
 
@@ -204,26 +209,3 @@ def _check(
         raise ValueError(f"eta must be in [0, 1], got {eta}")
     if seed is not None and generator is not None:
         raise ValueError("seed and generator are both given; pass one of them")
-
-
-class _Progress:
-    """A tqdm bar, or nothing; tqdm is imported only when a bar is wanted."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self._bar: Any = None
-        if show:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=total, desc="sampling", unit="step")
-
-    def after(self, result: Tensor) -> Tensor:
-        if self._bar is not None:
-            self._bar.update()
-        return result
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "interhand_prior"
 
 #: The way of the data: a module may import those before it. Modules of one group may import each other.
 CORE = [
-    ["_version", "files"],
+    ["_version", "files", "progress"],
     ["rotations"],
     ["params"],
     ["hands"],

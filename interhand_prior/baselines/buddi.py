@@ -23,7 +23,6 @@ parameters, of which there are a third as many.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -31,11 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..canonical import SIZE, SLICES
-from ..denoiser import SelfAttention
+from ..denoiser import SelfAttention, positional_encoding
 from ..schedule import signal
 from .joint import JOINT, JointDiffusion
 
-__all__ = ["Buddi", "BuddiConfig", "BuddiNetwork", "EncoderLayer", "positional_encoding", "two_layers"]
+__all__ = ["Buddi", "BuddiConfig", "BuddiNetwork", "EncoderLayer", "two_layers"]
 
 _PARAMETERS = ("hand_pose", "betas", "rot6d", "transl")
 _TOKENS: tuple[tuple[int, str], ...] = (
@@ -155,14 +154,6 @@ class EncoderLayer(nn.Module):
 def two_layers(inputs: int, inner: int, outputs: int) -> nn.Sequential:
     """Two linear layers with Swish between them."""
     return nn.Sequential(nn.Linear(inputs, inner), nn.SiLU(), nn.Linear(inner, outputs))
-
-
-def positional_encoding(sigma: Tensor, width: int) -> Tensor:
-    """As the Denoiser's: sines and cosines of the schedule's time u = 2/pi asin(sigma), scaled to 0..1000."""
-    half = width // 2
-    frequency = torch.exp(torch.arange(half, device=sigma.device, dtype=sigma.dtype) * (-math.log(1e4) / half))
-    angle = torch.asin(sigma.clamp(0, 1))[:, None] * (2000 / math.pi) * frequency
-    return torch.cat((angle.sin(), angle.cos()), -1)
 
 
 class Buddi(JointDiffusion):

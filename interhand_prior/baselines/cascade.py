@@ -20,10 +20,10 @@ from ..prior import TwoHandPrior
 from ..schedule import CosineSchedule
 from ..train import TrainConfig
 from ..train.data import PairSource
-from ..train.diffusion import DiffusionTask
+from ..train.diffusion import DiffusionTask, fresh
 from ..train.run import run
 from .ours import Ours
-from .protocol import Corpus, fresh, read_network, write_network
+from .protocol import Corpus, read_network, write_network
 
 __all__ = ["Cascade"]
 

@@ -32,15 +32,16 @@ from ..canonical import SIZE, SLICES, Normalizer, from_canonical
 from ..guidance import AntiPenetration, PairSurfaces
 from ..hands import HandPair, load_hands, open_hands
 from ..params import TwoHands
+from ..progress import progress_bar
 from ..sampling import ddim
 from ..schedule import CosineSchedule, add_noise
 from ..train import TrainConfig
 from ..train.data import PairSource, Vectors, fingerprint, to_vectors
-from ..train.diffusion import diffusion_loss
+from ..train.diffusion import diffusion_loss, fresh
 from ..train.run import run
 from ..train.task import Task
 from ..train.validation import LEVELS
-from .protocol import Corpus, Method, chunk_size, fresh, noise_source, progress_bar, read_network, write_network
+from .protocol import Corpus, Method, chunk_size, noise_source, read_network, write_network
 
 __all__ = ["FREE", "JOINT", "JointDiffusion", "JointMethod", "JointTask", "freed", "join", "split", "to_hands"]
 
@@ -277,12 +278,12 @@ class JointDiffusion(JointMethod):
         draw = noise_source(num, JOINT, self.device, seed, generator)
         guidance = AntiPenetration(self._surfaces(), scale=penetration_scale) if penetration_scale else None
 
-        with progress_bar(steps * math.ceil(num / chunk), progress) as advance:
+        with progress_bar(steps * math.ceil(num / chunk), "sampling", "step", progress) as advance:
 
             def estimate(x_t: Tensor, sigma: float) -> Tensor:
                 x0 = self.network(x_t, x_t.new_tensor(sigma))
                 x0 = x0 if guidance is None else _pushed_out(x0, sigma, guidance)
-                advance()
+                advance(1)
                 return x0
 
             denoise = lambda x, sigma: torch.cat([estimate(part, sigma) for part in x.split(chunk)])

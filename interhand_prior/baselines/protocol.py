@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,9 +34,7 @@ __all__ = [
     "Entry",
     "Method",
     "chunk_size",
-    "fresh",
     "noise_source",
-    "progress_bar",
     "read_network",
     "write_network",
 ]
@@ -237,13 +234,6 @@ class Corpus:
         return cls(train, first_pairs(held_out, config.max_val), vectors, normalizer)
 
 
-def fresh(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A network with fresh weights from `seed`; torch's own generators stay as they are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
 def write_network(
     folder: str | os.PathLike[str],
     name: str,
@@ -318,15 +308,3 @@ def chunk_size(num: int, batch_size: int | None) -> int:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     return min(batch_size or 512, num)
-
-
-@contextmanager
-def progress_bar(total: int, show: bool) -> Iterator[Callable[[], object]]:
-    """A function to call after each of `total` parts; tqdm is imported only when a bar is wanted."""
-    if not show:
-        yield lambda: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc="sampling", unit="step") as bar:
-        yield bar.update

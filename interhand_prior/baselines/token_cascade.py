@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..canonical import SIZE, SLICES
+from ..denoiser import positional_encoding
 from ..schedule import signal
-from .buddi import BuddiConfig, EncoderLayer, positional_encoding, two_layers
+from .buddi import BuddiConfig, EncoderLayer, two_layers
 from .cascade import Cascade
 
 __all__ = ["TokenCascade", "TokenDenoiser"]

@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from ..denoiser import ResidualLayer
 from ..params import TwoHands
+from ..progress import progress_bar
 from ..train import TrainConfig
 from .joint import FREE, JOINT, JointMethod, freed, to_hands
-from .protocol import chunk_size, noise_source, progress_bar
+from .protocol import chunk_size, noise_source
 
 __all__ = ["VAE", "VAEConfig", "VAENetwork", "gaussian_kl", "negative_log_likelihood"]
 
@@ -181,8 +182,8 @@ class VAE(JointMethod):
         chunk = chunk_size(num, batch_size)
         latent = noise_source(num, network.config.latent, self.device, seed, generator)()
         decoded = []
-        with progress_bar(math.ceil(num / chunk), progress) as advance:
+        with progress_bar(math.ceil(num / chunk), "sampling", "step", progress) as advance:
             for part in latent.split(chunk):
                 decoded.append(network.decode(part))
-                advance()
+                advance(1)
         return to_hands(torch.cat(decoded), self.normalizer.to(self.device), self.hands)

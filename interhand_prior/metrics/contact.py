@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..params import TwoHands
-from .progress import progress_bar
+from ..progress import progress_bar
 
 __all__ = ["CONTACT", "MeasureContact", "measure_contact", "summarise"]
 

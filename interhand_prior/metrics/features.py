@@ -30,7 +30,7 @@ from ..checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from ..hands import HandPair
 from ..params import TwoHands
 from ..pointnet2 import COMPACT, Dense, PointNet2, PointNet2Config
-from .progress import progress_bar
+from ..progress import progress_bar
 
 __all__ = [
     "TARGETS",

@@ -31,10 +31,10 @@ from torch import Tensor
 
 from ..hands import sealed_vertices
 from ..params import TwoHands
+from ..progress import progress_bar
 from .hand_parts import Floats, HandParts, hand_parts, part_bounds, with_caps
 from .mesh_volume import import_manifold3d, union_intersection_volume
 from .penetration_depth import penetration_distance
-from .progress import progress_bar
 from .proximity import check_pairs
 
 __all__ = ["PenetrationVolume", "penetration_distance", "penetration_volume"]

@@ -21,9 +21,9 @@ from torch import Tensor
 from ..checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from ..hands import HandPair
 from ..params import TwoHands
+from ..progress import progress_bar
 from .contact import CONTACT, MeasureContact, measure_contact, summarise
 from .inputs import check_features
-from .progress import progress_bar
 
 __all__ = ["BUNDLED_FOLDER", "FeatureFunction", "Reference", "compute_features", "hands_identity", "load_reference"]
 

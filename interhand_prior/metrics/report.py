@@ -20,8 +20,8 @@ from torch import Tensor
 from .._version import __version__
 from ..files import write_atomically
 from ..params import HandParams, TwoHands
+from ..progress import progress_bar
 from .contact import CONTACT, MeasureContact, measure_contact, summarise
-from .progress import progress_bar
 from .reference import FeatureFunction, Reference, compute_features, hands_identity, load_reference
 from .scores import FEATURE_METRICS, Settings, Value, score_against_itself, score_contact, score_features
 

@@ -17,7 +17,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,10 @@ from .data import Vectors, fingerprint, to_vectors
 from .task import Task
 from .validation import validate
 
-__all__ = ["DiffusionTask", "diffusion_loss", "new_denoiser", "training_vectors"]
+__all__ = ["DiffusionTask", "diffusion_loss", "fresh", "training_vectors"]
 
 Estimator = Callable[..., Tensor]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def diffusion_loss(
@@ -179,11 +180,11 @@ def training_vectors(pairs: list[TwoHands], config: TrainConfig) -> Vectors:
     return vectors
 
 
-def new_denoiser(network: Any, seed: int) -> Denoiser:
-    """A denoiser with fresh weights from `seed`; torch's own generators stay as they are."""
+def fresh(make: Callable[[], Module], seed: int) -> Module:
+    """A network with fresh weights from `seed`; torch's own generators stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Denoiser(network)
+        return make()
 
 
 def _normalised(vectors: Vectors, normalizer: Normalizer) -> tuple[Tensor, Tensor]:

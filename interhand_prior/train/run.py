@@ -22,7 +22,7 @@ import torch
 from .._version import __version__
 from ..canonical import Normalizer
 from ..checkpoint import read_checkpoint
-from ..denoiser import DenoiserConfig
+from ..denoiser import Denoiser, DenoiserConfig
 from ..files import write_atomically
 from ..hands import load_hands
 from ..params import TwoHands
@@ -30,7 +30,7 @@ from ..prior import TwoHandPrior
 from ..schedule import CosineSchedule
 from .config import TrainConfig
 from .data import PairSource, load_corpus
-from .diffusion import DiffusionTask, new_denoiser, training_vectors
+from .diffusion import DiffusionTask, fresh, training_vectors
 from .task import Task
 from .trainer import STATE_KIND, Trainer
 
@@ -90,7 +90,7 @@ def train(
             denoiser = copy.deepcopy(init.denoiser)
         else:
             normalizer = stored_normalizer(out) or Normalizer.fit(vectors.partner)
-            denoiser, schedule = new_denoiser(network, config.seed), CosineSchedule()
+            denoiser, schedule = fresh(lambda: Denoiser(network), config.seed), CosineSchedule()
         info = {} if init is None else init.info
         held_out = first_pairs(held_out, config.max_val)
         task = DiffusionTask(denoiser, normalizer, schedule, train_pairs, held_out, config, info=info, vectors=vectors)
