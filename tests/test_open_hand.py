@@ -176,19 +176,45 @@ def test_weights_are_convex_with_at_most_four_bones(hand: Hand) -> None:
         assert hand.w[TIP_ID[finger], FIRST[finger] + 2] == pytest.approx(1), i
 
 
+def knuckle_breadth(hand: Hand, v: np.ndarray) -> float:
+    """Extent along z (mm) of the cut through the index's and the little finger's MCP joints, without the thumb."""
+    joints = hand.regressor @ v
+    a, b = joints[FIRST["index"]], joints[FIRST["pinky"]]
+    side = (v - a) @ np.array([a[2] - b[2], 0.0, b[0] - a[0]])  # the cut is the vertical plane through both
+    edges = np.unique(
+        np.sort(np.concatenate([hand.f[:, [0, 1]], hand.f[:, [1, 2]], hand.f[:, [2, 0]]]), axis=1), axis=0
+    )
+    cut = edges[((side[edges] > 0).sum(1) == 1) & (hand.part[edges] != 4).all(1)]
+    i, j = cut.T
+    z = (side[i] * v[j, 2] - side[j] * v[i, 2]) / (side[i] - side[j])
+    return float(np.ptp(z[np.abs(z - (a + b)[2] / 2) < 60]))
+
+
+def test_metacarpals_vary_as_published(hand: Hand) -> None:
+    """Each ray keeps its own bone's deviation: breadth is the girths' and does not lengthen a splayed ray."""
+    dirs = np.einsum("jv,vdk->jdk", hand.regressor, hand.shapedirs)
+    for k in ("index", "middle", "ring", "pinky"):
+        ray = hand.joints[FIRST[k]] - hand.joints[0]
+        sd = np.linalg.norm((dirs[FIRST[k]] - dirs[0]).T @ ray / np.linalg.norm(ray))
+        assert sd == pytest.approx(anthropometry.BONES[k][0][1], rel=0.08), k
+
+
 def test_betas_have_unit_variance_of_the_published_measures(hand: Hand) -> None:
     """Hands drawn with betas ~ N(0, 1) vary in length and breadth as ANSUR II's pooled men and women do."""
     along = hand.shapedirs[TIP_ID["middle"]] - np.einsum("v,vdk->dk", hand.regressor[0], hand.shapedirs)
     direction = hand.v[TIP_ID["middle"]] - hand.joints[0]
     length_sd = np.linalg.norm(along.T @ direction / np.linalg.norm(direction))
     across = np.einsum("jv,vk->jk", hand.regressor[[1, 7]], hand.shapedirs[:, 2])
-    breadth_sd = np.linalg.norm(across[0] - across[1])
     cov = anthropometry.pooled_covariance(("hand_length", "hand_breadth"))
     assert length_sd == pytest.approx(np.sqrt(cov[0, 0]), rel=0.05)
-    # The outer MCP joints' distance varies in proportion to the hand's breadth, and by some more: longer metacarpals,
-    # being splayed, also set them farther apart.
+    # the outer MCP joints' distance varies in proportion to the hand's breadth
     share = (hand.joints[1, 2] - hand.joints[7, 2]) / anthropometry.pooled_mean("hand_breadth")
-    assert 1 < breadth_sd / (share * np.sqrt(cov[1, 1])) < 1.4
+    assert np.linalg.norm(across[0] - across[1]) == pytest.approx(share * np.sqrt(cov[1, 1]), rel=0.05)
+    breadths = [
+        knuckle_breadth(hand, hand.v + hand.shapedirs @ b) for b in np.random.default_rng(0).normal(size=(400, 10))
+    ]
+    assert np.mean(breadths) == pytest.approx(anthropometry.pooled_mean("hand_breadth"), rel=0.03)
+    assert np.std(breadths) == pytest.approx(np.sqrt(cov[1, 1]), rel=0.1)  # 400 draws: good to 3.5 %
     # principal directions: orthogonal, largest first, the first one size
     flat = hand.shapedirs.reshape(-1, 10)
     gram = flat.T @ flat

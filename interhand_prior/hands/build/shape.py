@@ -11,9 +11,10 @@ Let b be the lengths of the 19 bones and y = (hand breadth, hand circumference, 
 2.  Girths. Given h, bones and girths are taken as independent (ASSUMED), so Cov b y = Cov(b, h) Cov(h, y) / Var h, with
     Cov(h, y) and Cov y from `anthropometry.pooled_covariance`.
 3.  Each factor moves the surface: a bone's length stretches its segment along the bone (a metacarpal's stretches
-    the palm along its ray); hand breadth widens palm and fingers (phalanges' breadths and depths are published as
-    fractions of hand breadth); circumference given breadth thickens the palm, taken as an ellipse; the wrist's
-    girth scales the wrist. With D the (2334, 22) matrix of these movements, the vertices' covariance is D C D^T.
+    the palm lengthwise until its ray is that much longer); hand breadth widens palm and fingers and alone sets how
+    far apart the knuckles are (phalanges' breadths and depths are published as fractions of hand breadth);
+    circumference given breadth thickens the palm, taken as an ellipse; the wrist's girth scales the wrist. With D the
+    (2334, 22) matrix of these movements, the vertices' covariance is D C D^T.
 4.  shapedirs = the ten leading eigenvectors, each times the square root of its eigenvalue: betas ~ N(0, 1) give
     back the covariance but for what the other twelve directions carry (`ShapeSpace.share`).
 
@@ -116,28 +117,31 @@ class _Factors:
 
 
 def _palm_offset(p: Array, f: _Factors) -> Array:
-    """Movement (N, 3) of points of the palm: along the rays by the metacarpals, across by the girths."""
+    """Movement (N, 3) of points of the palm: across by the girths, along the rays by the metacarpals."""
     q = p - WRIST
-    rays = [(k, (JOINTS[FIRST[k]] - WRIST)) for k in FINGERS]
+    at_wrist = smoothstep((p[:, 0] - 62) / 36)
+    wide = (1 - at_wrist) * f.breadth + at_wrist * f.wrist
+    thick = (1 - at_wrist) * f.thickness + at_wrist * f.wrist
+    across = np.stack([np.zeros(len(q)), thick * q[:, 1], wide * q[:, 2]], 1)
     near, move = [], []
-    for k, ray in rays:
+    for k in FINGERS:
+        ray = JOINTS[FIRST[k]] - WRIST
         length = float(np.linalg.norm(ray))
         t = ray / length
         s = q @ t
         # the thumb's ray ends at its CMC joint: it takes only the region behind the thenar
         d = np.linalg.norm(q - np.clip(s, 0, length)[:, None] * t, axis=1)
         near.append(np.exp(-((d / 16.0) ** 2)) * (0.3 if k == "thumb" else 1.0) + 1e-9)
-        move.append(f.stretch(k, 0) * s[:, None] * t)
+        if k == "thumb":
+            move.append(f.stretch(k, 0) * s[:, None] * t)
+        else:
+            # A splayed ray that grew along itself would also set the knuckles apart; their distance is the breadth's.
+            # So it grows along x alone, by as much as gives the ray its length with the girths' movement counted in.
+            along_x = (f.stretch(k, 0) * s - across @ t) / t[0]
+            move.append(along_x[:, None] * np.array([1.0, 0.0, 0.0]))
     weight = np.array(near)
     weight /= weight.sum(0)
-    out = np.einsum("kn,knd->nd", weight, np.array(move))
-    at_wrist = smoothstep((p[:, 0] - 62) / 36)
-    wide = (1 - at_wrist) * f.breadth + at_wrist * f.wrist
-    thick = (1 - at_wrist) * f.thickness + at_wrist * f.wrist
-    # girths move points across the hand only; a ray's stretch has already moved them along it
-    out[:, 1] += thick * q[:, 1]
-    out[:, 2] += wide * q[:, 2]
-    return np.asarray(out)
+    return np.asarray(across + np.einsum("kn,knd->nd", weight, np.array(move)))
 
 
 def move(vertices: Array, weights: Array, x: Array) -> tuple[Array, Array]:
@@ -168,9 +172,14 @@ def shape_space(vertices: Array, faces: np.ndarray, weights: Array, part: np.nda
     # neighbouring fingers that grow differently shear the web between them: spread that over the palm
     mean = averaging(faces, len(vertices))
     palm = (mean @ (part < 0) > 0) & (vertices[:, 0] < 60)  # with the fingers' base rings
+    d = d.reshape(len(d), -1)
+    # not its affine part, which shears nothing: averaging would shrink it where the palm is most curved, at its sides
+    place = np.column_stack([np.ones(len(d)), vertices])
+    affine = place @ np.linalg.lstsq(place[palm], d[palm], rcond=None)[0]
+    d = d - affine
     for _ in range(8):
-        d[palm] = (0.5 * d + 0.5 * (mean @ d.reshape(len(d), -1)).reshape(d.shape))[palm]
-    d = d.reshape(-1, len(cov))
+        d[palm] = (0.5 * d + 0.5 * (mean @ d))[palm]
+    d = (d + affine).reshape(-1, len(cov))
     dj = np.array([j.ravel() for _, j in units]).T
     values, vectors = np.linalg.eigh(cov)
     root = vectors * np.sqrt(np.maximum(values, 0))
