@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mesh_oracle import brute_force
 
+from interhand_prior.data.synthetic import arms
 from interhand_prior.data.synthetic.anatomy import DOF_MAX, DOF_MIN, dof_axes, off_axis_projector, soft_clamp
-from interhand_prior.data.synthetic.archetypes import ARCHETYPE_NAMES, regions
+from interhand_prior.data.synthetic.archetypes import (
+    APART,
+    ARCHETYPE_NAMES,
+    ARCHETYPES,
+    HELD_OUT,
+    WEIGHTS,
+    kind_weights,
+    regions,
+)
+from interhand_prior.data.synthetic.arms import ALONG, ELBOW, ELBOWS_APART, RADII, arms_fit, bend_directions
 from interhand_prior.data.synthetic.contact import BallPenetration, reach_tables
 from interhand_prior.data.synthetic.fit_placement import max_entropy
 from interhand_prior.data.synthetic.gauge import twist_gauge
 from interhand_prior.data.synthetic.loose import draw_candidates
 from interhand_prior.data.synthetic.marginals import POSE_MEAN, POSE_SD, REL_MEAN, compare_marginals
-from interhand_prior.data.synthetic.pairs import contact_batch, to_two_hands
+from interhand_prior.data.synthetic.pairs import named_batch, to_two_hands
 from interhand_prior.data.synthetic.placement import draw_shapes, draw_starts, mirror_relative, relative_numbers
 from interhand_prior.data.synthetic.single_hand import draw_free_dof, draw_traits, fit_dof
 from interhand_prior.data.synthetic.skeleton import bone_directions, forward_kinematics, open_hand_skeleton
@@ -146,7 +158,11 @@ def test_analytic_penetration_gradient_is_autograds(seed: int) -> None:
 
 
 def test_archetypes_and_regions() -> None:
-    assert len(ARCHETYPE_NAMES) >= 20
+    assert len(ARCHETYPE_NAMES) >= 45
+    assert set(HELD_OUT) == {"heart", "frame", "bird"}
+    assert {a.left_region for a in ARCHETYPES.values()} | {a.right_region for a in ARCHETYPES.values()} <= {*regions()}
+    # the rarest kind: 3 in a thousand of a corpus of which half are named kinds, before any is refused
+    assert (WEIGHTS[WEIGHTS > 0] / WEIGHTS.sum()).min() > 2 * 0.003
     for name, region in regions().items():
         assert len(region.balls) >= 1, name
         assert torch.allclose(region.normals.norm(dim=1), torch.ones(len(region.balls)), atol=1e-5)
@@ -154,7 +170,7 @@ def test_archetypes_and_regions() -> None:
 
 def test_solved_contacts_keep_their_traits() -> None:
     """Contact is solved with off-axis part, gauge and shape fixed; only the 40 angles and the relative pose move."""
-    batch = contact_batch(12, seeded(6))
+    batch = named_batch(12, seeded(6))
     p = batch.pairs
     assert len(p) >= 6
     off = p.left.pose(p.dof_left) - p.dof_left @ dof_axes().T
@@ -165,6 +181,107 @@ def test_solved_contacts_keep_their_traits() -> None:
     assert torch.allclose(relative_pose(hands), relative_numbers(p.rotation, p.translation), atol=1e-5)
     mirrored = relative_numbers(*mirror_relative(p.rotation, p.translation))
     assert torch.allclose(relative_pose(hands.mirrored()), mirrored, atol=1e-5)
+
+
+def only(*names: str) -> torch.Tensor:
+    return kind_weights(names)
+
+
+def test_kinds_asked_for_are_drawn_and_held_out_ones_are_not() -> None:
+    start, *_ = draw_starts(400, seeded(20), power=0.0)
+    assert not {ARCHETYPE_NAMES[k] for k in start.kind.tolist()} & set(HELD_OUT)
+    start, *_ = draw_starts(300, seeded(21), power=1.0, weights=only("heart", "clap", "rope"), keep_kinds=True)
+    count = torch.bincount(start.kind, minlength=len(ARCHETYPE_NAMES))
+    assert int(count.sum()) == sum(int(count[ARCHETYPE_NAMES.index(n)]) for n in ("heart", "clap", "rope"))
+    # the tilt chooses among placements of a kind, so shares are those of the weights
+    wanted = only("heart", "clap", "rope")
+    share = wanted / wanted.sum()
+    assert ((count / 300 - share).abs() < 4 * (share / 300).sqrt() + 1e-6).all()
+
+
+@pytest.mark.parametrize(("name", "crossed"), [("heart", False), ("frame", True)])
+def test_two_contacts_meet_at_once(name: str, crossed: bool) -> None:
+    """Same dof and shape on both sides: the right hand is the left one's image, but for the small noise of the pose."""
+    start, goal, _, _ = draw_starts(24, seeded(22), power=0.0, weights=only(name))
+    a, b = start.balls()
+    rows = torch.arange(24)[:, None]
+    gap = (a[rows, goal.ball_left] - b[rows, goal.ball_right]).norm(dim=-1)
+    other = (a[rows, goal.ball_left] - b[rows, goal.ball_right.flip(1)]).norm(dim=-1)
+    assert (goal.ball_left[:, 0] == goal.ball_right[:, int(crossed)]).all()
+    assert gap.mean() < 40 < other.mean()
+
+
+def test_kinds_that_do_not_touch_stay_apart_and_keep_their_name() -> None:
+    batch = named_batch(24, seeded(23), weights=only("clap", "box", "typing"))
+    assert len(batch.pairs) > 12
+    assert APART[batch.pairs.kind].all()
+    assert (batch.report["depth"] <= 0.2).all()
+    assert (batch.report["near"] > 5).any()
+    box = batch.pairs.kind == ARCHETYPE_NAMES.index("box")
+    assert (batch.report["near"][box] > 20).all()
+
+
+# Arms -----------------------------------------------------------------------------------------------------------------
+
+
+def test_wrist_bends() -> None:
+    """In a right hand the palm faces -y and the little finger lies at -z; a straight forearm runs to +x."""
+    d = bend_directions()
+    assert torch.allclose(d.norm(dim=1), torch.ones(15))
+    assert (d[:, 0] > 0).all()
+    assert torch.rad2deg(torch.asin(-d[:, 1].min())) == pytest.approx(60, abs=3)
+    assert torch.rad2deg(torch.asin(-d[:, 2])).max() == pytest.approx(35, abs=0.1)
+    assert torch.rad2deg(torch.asin(-d[:, 2])).min() == pytest.approx(-20, abs=0.1)
+
+
+def naive_arms_fit(pairs, tolerance: float) -> list[bool]:  # type: ignore[no-untyped-def]
+    """The same in loops over pairs, bends and balls."""
+    hands, count = pairs.balls(), len(open_hand_spheres())
+    out = []
+    for n in range(len(pairs)):
+        both = []
+        for body, turn in ((pairs.left, "left"), (pairs.right, "right")):
+            world = lambda p, turn=turn, n=n: (
+                p * torch.tensor([-1.0, 1.0, 1.0]) if turn == "left" else pairs.rotation[n] @ p + pairs.translation[n]
+            )
+            wrist = body.joints[n, 0]
+            both.append([([world(wrist + t * d) for t in ALONG], world(wrist + ELBOW * d)) for d in bend_directions()])
+
+        def clear(arm, hand, radii):  # type: ignore[no-untyped-def]
+            gaps = [(hand - p).norm(dim=1) - r - radii for p, r in zip(arm, RADII, strict=True)]
+            return float(torch.stack(gaps).min()) > -tolerance
+
+        ok = False
+        for ball_l, elbow_l in both[0]:
+            for ball_r, elbow_r in both[1]:
+                good = clear(ball_l, hands[1][n, :count], pairs.right.radii[n, :count])
+                good = good and clear(ball_r, hands[0][n, :count], pairs.left.radii[n, :count])
+                good = good and clear(ball_l, torch.stack(ball_r), RADII)
+                good = good and ELBOWS_APART[0] <= float((elbow_l - elbow_r).norm()) <= ELBOWS_APART[1]
+                ok = ok or good
+        out.append(ok)
+    return out
+
+
+def test_arms_fit_is_its_naive_twin() -> None:
+    pairs, _, _, _ = draw_starts(8, seeded(24), power=0.0, weights=only("wrist_hold", "wrist_cross", "palm_on_back"))
+    # some moved along the other hand's arm, where nothing fits
+    shift = torch.tensor([-110.0, 0.0, 0.0]) * (torch.arange(8) % 2)[:, None]
+    pairs = replace(pairs, translation=pairs.translation + shift)
+    found = arms_fit(pairs, 2.0)
+    assert found.tolist() == naive_arms_fit(pairs, 2.0)
+
+
+def test_a_bent_wrist_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hand on the axis of the other one's forearm: refused for a straight wrist, possible for a bent one."""
+    pairs, _, _, _ = draw_starts(4, seeded(25), power=0.0, weights=only("prayer"))
+    behind = pairs.left.joints[:, 0] + torch.tensor([32.0, 0.0, 0.0])
+    inside = replace(pairs, translation=behind * torch.tensor([-1.0, 1.0, 1.0]))
+    assert arms_fit(inside, 2.0).all()
+    far = replace(pairs, translation=pairs.translation + torch.tensor([0.0, -1800.0, 0.0]))
+    assert not arms_fit(far, 2.0).any()  # nobody's elbows
+    monkeypatch.setattr(arms, "bend_directions", lambda: torch.tensor([[1.0, 0.0, 0.0]]))
+    assert not arms_fit(inside, 2.0).any()
 
 
 # Surface --------------------------------------------------------------------------------------------------------------
@@ -197,7 +314,8 @@ def test_surface_report_is_brute_force() -> None:
     for i in range(6):
         gap, depth = brute_force(left[i], faces, right[i], faces)
         # deep inside, the nearest vertex need not belong to the nearest triangle
-        assert float(report["depth"][i]) == pytest.approx(depth, abs=0.02, rel=0.05 if depth > 3 else 0)
+        loosely = 0.15 if depth > 10 else 0.05 if depth > 3 else 0
+        assert float(report["depth"][i]) == pytest.approx(depth, abs=0.02, rel=loosely)
         assert float(report["near"][i]) == pytest.approx(gap, abs=0.02)
     assert (report["depth"] > 2).any()
     assert (report["depth"] == 0).any()
@@ -232,7 +350,7 @@ def test_tilted_starts_come_nearer_to_the_published_rotations() -> None:
 
 
 def test_loose_candidates_are_apart_and_in_front_of_the_palm() -> None:
-    pairs, betas_l, betas_r = draw_candidates(400, seeded(10))
+    pairs, betas_l, betas_r = draw_candidates(800, seeded(10))
     assert len(pairs) == len(betas_l) == len(betas_r) > 50
     assert -150 < pairs.translation[:, 1].mean() < -60  # palm faces -y: 6 to 15 cm between the knuckles
     assert 40 < pairs.translation[:, 1].std() < 110

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from .archetypes import HELD_OUT
 from .shards import generate_corpus
 
 
@@ -19,8 +20,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test-num", type=int, help="test pairs (default num / 20)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="processes (default: all CPUs)")
-    parser.add_argument("--loose-share", type=float, default=0.5, help="share of pairs near without touching")
+    parser.add_argument("--loose-share", type=float, help="share of loosely near pairs (default one half)")
     parser.add_argument("--shard-size", type=int, default=600)
+    parser.add_argument("--single-num", type=int, help="hands alone for training (default num / 5)")
+    parser.add_argument(
+        "--archetypes",
+        type=lambda text: text.split(","),
+        help="only these kinds, comma-separated, and then neither loose pairs nor hands alone unless asked for; "
+        f"in no other corpus: {', '.join(HELD_OUT)}",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     try:
@@ -33,11 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             workers=args.workers,
             loose_share=args.loose_share,
             shard_size=args.shard_size,
+            single_num=args.single_num,
+            archetypes=args.archetypes,
             progress=not args.quiet,
         )
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
-    print(f"{manifest['statistics']['pairs']} pairs in {args.out}")
+    print(f"{manifest['statistics']['pairs']} pairs, {sum(manifest['singles'].values())} hands alone in {args.out}")
 
 
 if __name__ == "__main__":

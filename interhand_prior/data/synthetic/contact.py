@@ -1,8 +1,8 @@
-r"""Batched contact solver: an archetype's placement, then Adam over the relative pose and both hands' 40 angles.
+r"""Batched contact solver: from an archetype's placement, Adam over the relative pose and both hands' 40 angles.
 
 The energy per pair, in the units of millimetres squared:
 
-.. math::  E = \sum_{ij} \Big[\frac{R_{ij}^2 - d_{ij}^2}{2 R_{ij}}\Big]_+^2 + E_\text{self} + k (d_c - g)^2
+.. math::  E = \sum_{ij} \Big[\frac{R_{ij}^2 - d_{ij}^2}{2 R_{ij}}\Big]_+^2 + E_\text{self} + \sum_c k_c (d_c - g)^2
                + E_\text{wrap} + E_\text{range} + E_\text{natural}
 
 over ball pairs ij of the two hands with R the sum of radii and d the distance of centres; the first term equals the
@@ -22,13 +22,11 @@ from torch import Tensor
 
 from interhand_prior.rotations import axis_angle_to_matrix
 
-from .anatomy import DEGREE, DOF_MAX, DOF_MIN, NUM_DOF, soft_clamp
-from .archetypes import ARCHETYPE_NAMES, ARCHETYPES, regions
-from .single_hand import draw_archetype_dof, fit_dof
+from .anatomy import DOF_MAX, DOF_MIN
 from .skeleton import MIRROR
-from .spheres import Body, carriers, distances, open_hand_spheres, self_penetration
+from .spheres import Body, distances, open_hand_spheres, self_penetration
 
-STEPS = 80
+STEPS = 64
 _T_UNIT = 50.0  # mm per unit of the translation variables
 
 
@@ -97,98 +95,22 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Goal:
-    """What the solver aims at, per pair: contact balls, gap, wrap strength, and whether fingers are interlocked."""
+    """What the solver aims at, per pair.
+
+    Attributes:
+        ball_left, ball_right: (N, 2) balls that should be ``gap`` (N,) mm apart. stick: (N, 2) how strongly, 0 where
+        there is no second contact. wrap: (N,) pull of fingers. stiff: (N,) pull of every angle to where it started.
+    """
 
     ball_left: Tensor
     ball_right: Tensor
     gap: Tensor
     wrap: Tensor
-    interlocked: Tensor
+    stick: Tensor
+    stiff: Tensor
 
     def __getitem__(self, index: Tensor) -> Goal:
         return Goal(**{k: getattr(self, k)[index] for k in self.__dataclass_fields__})
-
-
-def _frame(normal: Tensor, tangent: Tensor) -> Tensor:
-    """Columns: tangent, normal, their cross product."""
-    tangent = tangent - (tangent * normal).sum(-1, keepdim=True) * normal
-    tangent = torch.nn.functional.normalize(tangent, dim=-1, eps=1e-6)
-    return torch.stack([tangent, normal, torch.linalg.cross(tangent, normal)], -1)
-
-
-def place(kind: Tensor, left: Body, right: Body, generator: torch.Generator) -> tuple[Pairs, Goal]:
-    """Initial poses and placement: the two regions' normals opposed, the archetype's twist, the gap between."""
-    n = len(kind)
-    rand = lambda *shape: torch.rand(*shape, generator=generator)
-    normal = lambda *shape: torch.randn(*shape, generator=generator)
-    dof_l, dof_r = torch.zeros(n, NUM_DOF), torch.zeros(n, NUM_DOF)
-    ball_l, ball_r = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.long)
-    n_l, n_r, u_l, u_r = (torch.zeros(n, 3) for _ in range(4))
-    twist, gap, wrap, tilt = (torch.zeros(n) for _ in range(4))
-    interlocked, wrist = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
-    for k, name in enumerate(ARCHETYPE_NAMES):
-        m = (kind == k).nonzero()[:, 0]
-        a, count = ARCHETYPES[name], len(m)
-        if not count:
-            continue
-        dof_l[m] = fit_dof(
-            draw_archetype_dof(a.left, count, generator, amount=a.variety), left.traits.variant[m], generator
-        )
-        dof_r[m] = fit_dof(
-            draw_archetype_dof(a.right, count, generator, amount=a.variety), right.traits.variant[m], generator
-        )
-        if a.same:
-            dof_r[m] = soft_clamp(dof_l[m] + 0.08 * normal(count, NUM_DOF))
-        gap[m] = a.gap[0] + (a.gap[1] - a.gap[0]) * rand(count)
-        wrap[m] = a.wrap * 1.5 * rand(count)
-        tilt[m] = a.tilt
-        # A symmetric archetype twists either way; else the sign says which hand crosses over.
-        sign = torch.where(rand(count) < 0.5, 1.0, -1.0) if a.left_region == a.right_region else torch.ones(count)
-        twist[m] = sign * (a.twist[0] + a.twist[1] * (2 * rand(count) - 1)) * DEGREE
-        if a.left_region is None or a.right_region is None:
-            interlocked[m] = True
-            continue
-        one, two = regions()[a.left_region], regions()[a.right_region]
-        i = torch.randint(len(one.balls), (count,), generator=generator)
-        j = i if a.same else torch.randint(len(two.balls), (count,), generator=generator)
-        ball_l[m], n_l[m], u_l[m] = one.balls[i], one.normals[i], one.tangents[i]
-        ball_r[m], n_r[m], u_r[m] = two.balls[j], two.normals[j], two.tangents[j]
-        if a.wrist_normals:
-            wrist[m] = True
-            for n_, u_ in ((n_l, u_l), (n_r, u_r)):
-                n_[m] = torch.tensor([0.0, -1.0, 0.0]) + 0.25 * normal(count, 1) * torch.tensor([1.0, 0.0, 0.0])
-                u_[m] = torch.tensor([-1.0, 0.0, 0.0])
-    rows = torch.arange(n)
-    centres_l, bones_l, _ = left.balls(dof_l)
-    centres_r, bones_r, _ = right.balls(dof_r)
-    eye = torch.eye(3).expand(n, 3, 3)
-    turn_l = torch.where(wrist[:, None, None], eye, bones_l[rows, carriers()[ball_l]])
-    turn_r = torch.where(wrist[:, None, None], eye, bones_r[rows, carriers()[ball_r]])
-    apply = lambda matrix, vector: (matrix @ vector[..., None])[..., 0]
-    unit = lambda v: torch.nn.functional.normalize(v, dim=-1, eps=1e-6)
-    n_l = unit(apply(turn_l, n_l) * MIRROR + tilt[:, None] * normal(n, 3))
-    n_r = unit(apply(turn_r, n_r) + tilt[:, None] * normal(n, 3))
-    u_l, u_r = apply(turn_l, u_l) * MIRROR, apply(turn_r, u_r)
-    # the right hand's normal must land on the opposite of the left one's
-    rotation = axis_angle_to_matrix(n_l * twist[:, None]) @ _frame(n_l, u_l) @ _frame(-n_r, u_r).transpose(1, 2)
-    centre_l = centres_l[rows, ball_l] * MIRROR
-    reach = left.radii[rows, ball_l] + right.radii[rows, ball_r] + gap
-    translation = centre_l + n_l * reach[:, None] - apply(rotation, centres_r[rows, ball_r])
-    if interlocked.any():
-        # Webs meet, fingers cross at 30 to 100 degrees about the radial axis, shifted by half a finger along it.
-        m = interlocked.nonzero()[:, 0]
-        angle = (30 + 70 * rand(len(m))) * DEGREE
-        cross = axis_angle_to_matrix(torch.stack([0 * angle, 0 * angle, angle], -1))
-        facing = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))  # palms facing, fingers parallel
-        rotation[m] = axis_angle_to_matrix(0.07 * normal(len(m), 3)) @ cross @ facing
-        web = torch.tensor([-16.0, -2.0, 0.0])
-        shift = torch.where(rand(len(m)) < 0.5, 1.0, -1.0) * (10.5 + 1.5 * normal(len(m)))
-        jitter = torch.cat([3 * normal(len(m), 2), shift[:, None]], 1)
-        translation[m] = web * MIRROR - apply(rotation[m], web.expand(len(m), 3)) + jitter
-        spheres = open_hand_spheres()
-        ball_l[m] = ball_r[m] = int(((spheres.fingers == 1) & (spheres.arc < 0.3)).nonzero()[0])
-    pairs = Pairs(left, right, dof_l, dof_r, rotation, translation, kind)
-    return pairs, Goal(ball_l, ball_r, gap, wrap, interlocked)
 
 
 def _pull(gap: Tensor) -> Tensor:
@@ -203,7 +125,7 @@ def solve(start: Pairs, goal: Goal, *, steps: int = STEPS) -> tuple[Pairs, Tenso
     rows = torch.arange(n)
     reaching = ((spheres.fingers >= 0) & (spheres.arc > 0.9)).nonzero()[:, 0]
     radii_l, radii_r = start.left.radii, start.right.radii
-    reach = radii_l[rows, goal.ball_left] + radii_r[rows, goal.ball_right] + goal.gap
+    reach = radii_l[rows[:, None], goal.ball_left] + radii_r[rows[:, None], goal.ball_right] + goal.gap[:, None]
     low, high = DOF_MIN.repeat(2), DOF_MAX.repeat(2)
     x = torch.cat([start.dof_left, start.dof_right, torch.zeros(n, 3), start.translation / _T_UNIT], 1)
     origin = x[:, :40].clone()
@@ -213,8 +135,6 @@ def solve(start: Pairs, goal: Goal, *, steps: int = STEPS) -> tuple[Pairs, Tenso
     own_rows = spheres.self_rows
     own_l = reach_tables(radii_l[:, own_rows], radii_l[:, :count], spheres.self_scale)
     own_r = reach_tables(radii_r[:, own_rows], radii_r[:, :count], spheres.self_scale)
-    stick = torch.where(goal.interlocked, 0.02, 0.35)
-    stiff = torch.where(goal.interlocked, 1.5, 6.0)
 
     def at(x: Tensor) -> Pairs:
         rotation = axis_angle_to_matrix(x[:, 40:43]) @ start.rotation
@@ -233,15 +153,16 @@ def solve(start: Pairs, goal: Goal, *, steps: int = STEPS) -> tuple[Pairs, Tenso
             with torch.no_grad():
                 near_l = (distances(a[:, reaching], b[:, :count]) - radii_r[:, None, :count]).argmin(2)
                 near_r = (distances(b[:, reaching], a[:, :count]) - radii_l[:, None, :count]).argmin(2)
-        touch = (a[rows, goal.ball_left] - b[rows, goal.ball_right]).pow(2).sum(-1).add(1e-3).sqrt()
-        energy = energy + stick * (touch - reach).pow(2)
+        apart = a[rows[:, None], goal.ball_left] - b[rows[:, None], goal.ball_right]
+        touch = apart.pow(2).sum(-1).add(1e-3).sqrt()
+        energy = energy + (goal.stick * (touch - reach).pow(2)).sum(1)
         r, c = rows[:, None], reaching
         gap_l = (a[:, c] - b[r, near_l]).pow(2).sum(-1).add(1e-3).sqrt() - radii_l[:, c] - radii_r[r, near_l]
         gap_r = (b[:, c] - a[r, near_r]).pow(2).sum(-1).add(1e-3).sqrt() - radii_r[:, c] - radii_l[r, near_r]
         energy = energy + 4 * goal.wrap * (_pull(gap_l) + _pull(gap_r))
         dof = x[:, :40]
         outside = (low - dof).clamp_min(0).pow(2) + (dof - high).clamp_min(0).pow(2)
-        energy = energy + 2000 * outside.sum(1) + stiff * (dof - origin).pow(2).sum(1) / 0.09
+        energy = energy + 2000 * outside.sum(1) + goal.stiff * (dof - origin).pow(2).sum(1) / 0.09
         energy = energy + 4 * x[:, 40:43].pow(2).sum(1) / 0.09
         (grad,) = torch.autograd.grad(energy.sum(), x)
         x = x.detach()
@@ -254,14 +175,10 @@ def solve(start: Pairs, goal: Goal, *, steps: int = STEPS) -> tuple[Pairs, Tenso
 
 
 def ball_report(pairs: Pairs) -> dict[str, Tensor]:
-    """Per pair, mm: ``depth`` (hands), ``depth_arm`` (with forearms), ``depth_self`` and ``near`` (smallest gap)."""
+    """Per pair, mm: ``depth`` of the hands, ``depth_self`` and ``near`` (smallest gap)."""
     count = len(open_hand_spheres())
-    a, b = pairs.balls()
-    gap = distances(a, b) - pairs.left.radii[:, :, None] - pairs.right.radii[:, None]
+    a, b = (centres[:, :count] for centres in pairs.balls())
+    gap = distances(a, b) - pairs.left.radii[:, :count, None] - pairs.right.radii[:, None, :count]
     own = torch.maximum(self_penetration(a, pairs.left.radii), self_penetration(b, pairs.right.radii))
-    return {
-        "depth": (-gap[:, :count, :count]).clamp_min(0).amax((1, 2)),
-        "depth_arm": (-gap).clamp_min(0).amax((1, 2)),
-        "depth_self": own,
-        "near": gap[:, :count, :count].amin((1, 2)),
-    }
+    near = gap.amin((1, 2))
+    return {"depth": (-near).clamp_min(0), "depth_self": own, "near": near}

@@ -2,8 +2,8 @@ r"""Pairs loosely near each other: placements of maximum entropy that meet the p
 
 Proposals start from an archetype's placement (`placement`), are turned a little and pushed 1 to 25 cm apart, mostly
 along the palm. Each is accepted in proportion to :math:`\exp(\lambda \cdot F)`, with lambda such that loose pairs have
-the moments that contacts leave missing. It is fitted once (`fit_placement`) for a corpus of one half contacts and one
-half loose pairs; with other shares both halves stay as they are. Millimetres inside.
+the moments that named kinds leave missing. It is fitted once (`fit_placement`) for a corpus of one half named kinds
+and one half loose pairs; with other shares both halves stay as they are. Millimetres inside.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from torch import Tensor
 from interhand_prior.rotations import axis_angle_to_matrix
 
 from . import fitted_placement
+from .arms import arms_fit
 from .contact import Pairs, ball_report
 from .placement import draw_starts, moments, tilt_weights
 from .single_hand import draw_free_dof, fit_dof
 
 MAX_GAP = 250.0  # mm between balls: farther apart is no pair
 _MIN_GAP = 0.5
-_DRAWS = 12  # proposals per start
+_DRAWS = 32  # proposals per start: many more than are taken, or the tilt would run out of them
+_ARM_OVERLAP = 2.0  # mm: balls are not skin
 
 
 def _push(rotation: Tensor, translation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -68,10 +70,11 @@ def propose(n: int, generator: torch.Generator, tilt: Tensor | None) -> tuple[Pa
 
 
 def draw_candidates(n: int, generator: torch.Generator, *, tilted: bool = True) -> tuple[Pairs, Tensor, Tensor]:
-    """Candidates out of n whose balls neither collide, nor collide with themselves or an arm, nor are too far."""
+    """Candidates out of n whose balls neither collide, nor collide with themselves, nor are too far; arms fit too."""
     pairs, betas_l, betas_r = propose(n, generator, _tilt() if tilted else None)
     report = ball_report(pairs)
     ok = (report["near"] > _MIN_GAP) & (report["near"] < MAX_GAP)
-    ok &= (report["depth_arm"] <= 0) & (report["depth_self"] < 2.5)
+    ok &= report["depth_self"] < 2.5
     keep = ok.nonzero()[:, 0]
+    keep = keep[arms_fit(pairs[keep], _ARM_OVERLAP)]
     return pairs[keep], betas_l[keep], betas_r[keep]

@@ -1,4 +1,4 @@
-"""One shard of pairs: half contacts solved and finished on the mesh, half loosely near, roles exchanged at random.
+"""One shard of pairs: half named kinds, solved and finished on the mesh, half loosely near, roles exchanged at random.
 
 World frame: the left hand has identity rotation and its middle MCP at the origin. (The canonical vectors of this
 package do not see the world frame, so nothing is gained by moving a pair about.)
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,30 @@ from torch import Tensor
 from interhand_prior.params import HandParams, TwoHands
 from interhand_prior.rotations import matrix_to_axis_angle, mirror_axis_angle
 
-from .archetypes import ARCHETYPE_NAMES, LOOSE
+from .alone import draw_single_hands
+from .archetypes import APART, ARCHETYPE_NAMES, LOOSE, SINGLE, WEIGHTS
+from .arms import arms_fit
 from .contact import Pairs, ball_report, solve
-from .loose import draw_candidates
-from .placement import CONTACT_POWER, draw_starts, mirror_relative
+from .loose import MAX_GAP, draw_candidates
+from .placement import KIND_POWER, draw_starts, mirror_relative
 from .skeleton import MM, open_hand_model
+from .spheres import make_body
 from .surface import MAX_DEPTH, TOUCH, finish, meshes, surface_report
 
 _BATCH = 256
-_LOOSE_DEPTH = 0.2  # mm: loose pairs do not touch
+ARM_OVERLAP = 6.0
+"""mm by which a forearm's balls may enter the other hand's: a hand that holds a wrist presses it."""
+APART_DEPTH = 0.2
+"""mm: how deep pairs may be that do not touch; what the measure itself may err."""
 
 
 @dataclass
 class Tally:
-    """How many pairs were tried and kept, and why others were not."""
+    """How many pairs were tried and kept, and how many named ones no two arms could reach."""
 
     tried: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
+    arms: int = 0
 
     def add(self, names: Sequence[str], ok: Tensor) -> None:
         """Count names (N) and the kept ones among them."""
@@ -59,19 +67,25 @@ class _Batch:
 _Maker = Callable[[int, torch.Generator, Tally], _Batch]
 
 
-def contact_batch(n: int, generator: torch.Generator, tally: Tally | None = None) -> _Batch:
-    """Try n contacts; returns those that keep every limit on the open hand's mesh."""
-    start, goal, betas_l, betas_r = draw_starts(n, generator, power=CONTACT_POWER)
+def named_batch(n: int, generator: torch.Generator, tally: Tally | None = None, weights: Tensor = WEIGHTS) -> _Batch:
+    """Try n pairs of named kinds; returns those that keep every limit on the open hand's mesh."""
+    start, goal, betas_l, betas_r = draw_starts(n, generator, power=KIND_POWER, weights=weights, keep_kinds=True)
     pairs, drift = solve(start, goal)
-    balls = ball_report(pairs)
-    ok = (balls["depth"] < 4) & (balls["depth_arm"] < 6) & (balls["depth_self"] < 3)
-    ok &= (balls["near"] < 4) & (drift < 0.35)
+    balls, touching = ball_report(pairs), ~APART[start.kind]
+    ok = (balls["depth"] < 4) & (balls["depth_self"] < 3) & (drift < 0.35)
+    ok &= balls["near"] < torch.where(touching, 4.0, MAX_GAP)
     index = ok.nonzero()[:, 0]
-    done, report = finish(pairs[index], (betas_l[index], betas_r[index]))
-    balls = ball_report(done)
-    good = (report["depth"] <= MAX_DEPTH) & (report["near"] < TOUCH)
-    good &= (balls["depth_self"] < 3) & (balls["depth_arm"] < 6)
-    ok[index] &= good
+    fits = arms_fit(pairs[index], ARM_OVERLAP)
+    ok[index] = fits
+    if tally is not None:
+        tally.arms += int((~fits).sum())
+    index = index[fits]
+    done, report = finish(pairs[index], (betas_l[index], betas_r[index]), touching[index])
+    touching = touching[index]
+    good = report["depth"] <= torch.where(touching, MAX_DEPTH, APART_DEPTH)
+    good &= (report["near"] < TOUCH) | ~touching
+    good &= (ball_report(done)["depth_self"] < 3) & arms_fit(done, ARM_OVERLAP)
+    ok[index] = good
     if tally is not None:
         tally.add([ARCHETYPE_NAMES[k] for k in start.kind.tolist()], ok)
     return _Batch(done, betas_l[index], betas_r[index], report)[good.nonzero()[:, 0]]
@@ -81,7 +95,7 @@ def loose_batch(n: int, generator: torch.Generator, tally: Tally | None = None) 
     """Try n loosely near pairs; returns those whose meshes do not meet."""
     pairs, betas_l, betas_r = draw_candidates(n, generator)
     report = surface_report(*meshes(pairs, betas_l, betas_r))
-    good = report["depth"] <= _LOOSE_DEPTH
+    good = report["depth"] <= APART_DEPTH
     if tally is not None:
         tally.tried[LOOSE] += n
         tally.kept[LOOSE] += int(good.sum())
@@ -138,12 +152,15 @@ def _collect(make: _Maker, n: int, generator: torch.Generator, tally: Tally, sha
     return got
 
 
-def make_shard(n: int, loose_share: float, generator: torch.Generator) -> tuple[TwoHands, Tally]:
+def make_shard(
+    n: int, loose_share: float, generator: torch.Generator, weights: Tensor = WEIGHTS
+) -> tuple[TwoHands, Tally]:
     """n pairs in random order with extras ``archetype`` (name), ``depth_mm`` and ``near_mm`` (on the mesh)."""
     tally = Tally()
     loose = round(n * loose_share)
-    got = _collect(contact_batch, n - loose, generator, tally, 0.85)
-    got += _collect(loose_batch, loose, generator, tally, 0.6)
+    named = partial(named_batch, weights=weights)
+    got = _collect(named, n - loose, generator, tally, 0.8)
+    got += _collect(loose_batch, loose, generator, tally, 0.25)
     batch = _join(got)
     batch = _exchange(batch[torch.randperm(n, generator=generator)], generator)
     hands = to_two_hands(batch.pairs, batch.betas_left, batch.betas_right)
@@ -154,3 +171,21 @@ def make_shard(n: int, loose_share: float, generator: torch.Generator) -> tuple[
         "near_mm": batch.report["near"].numpy(),
     }
     return TwoHands(hands.left, hands.right, None, extras), tally
+
+
+def make_singles(n: int, generator: torch.Generator) -> TwoHands:
+    """n hands alone, each left or right at random: the other one is marked as missing, its parameters are zeros.
+
+    The root is the identity and the middle MCP lies at the origin, as for the left hand of a pair.
+    """
+    betas, traits, dof, _ = draw_single_hands(n, generator)
+    pose = make_body(betas, traits).full_pose(dof)
+    zero = torch.zeros(n, 3)
+    right = HandParams(zero, pose, betas, -open_hand_model().rest_joints(betas)[:, 4])
+    is_right = torch.rand(n, generator=generator) < 0.5
+    there = is_right[:, None].float()
+    extras = {"archetype": np.full(n, SINGLE)}
+    return TwoHands(
+        right.mirrored().map(lambda v: v * (1 - there)), right.map(lambda v: v * there), None, extras,
+        left_valid=~is_right, right_valid=is_right,
+    )  # fmt: skip

@@ -1,9 +1,10 @@
 """Writing a corpus: seeds, splits, shards, resume, manifest.
 
-A corpus is a folder of ``train-00000.npz`` ..., ``val-*.npz``, ``test-*.npz``, each written by `TwoHands.save`, and a
-``manifest.json``. The generator of a shard is seeded from (seed, split, index) alone, so the result does not depend on
-the number of workers and no two splits share a seed or a hand. Every file appears whole or not at all; an interrupted
-run leaves complete shards, and the same call again makes what is missing or damaged.
+A corpus is a folder of ``train-00000.npz`` ..., ``val-*.npz``, ``test-*.npz``, hands alone in ``single-train-*.npz``,
+``single-val-*.npz``, ``single-test-*.npz``, each written by `TwoHands.save`, and a ``manifest.json``. The generator of
+a shard is seeded from (seed, split, index) alone, so the result does not depend on the number of workers and no two
+splits share a seed or a hand. Every file appears whole or not at all; an interrupted run leaves complete shards, and
+the same call again makes what is missing or damaged.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -25,12 +26,13 @@ from interhand_prior._version import __version__
 from interhand_prior.files import write_atomically
 from interhand_prior.params import TwoHands
 
-from .pairs import Tally, make_shard
+from .archetypes import SINGLE, kind_weights
+from .pairs import Tally, make_shard, make_singles
 from .statistics import summarise
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class CorpusConfig:
 
     Attributes:
         train, val, test: pairs in each split. seed: any integer >= 0. loose_share: share of loosely near pairs, the
-        rest touch. shard_size: pairs per file.
+        rest are named kinds. shard_size: pairs, or hands alone, per file. single_train, single_val, single_test: hands
+        alone in each split. archetypes: only these named kinds; None: all but those held out.
     """
 
     train: int
@@ -48,36 +51,52 @@ class CorpusConfig:
     seed: int = 0
     loose_share: float = 0.5
     shard_size: int = 600
+    single_train: int = 0
+    single_val: int = 0
+    single_test: int = 0
+    archetypes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("train", "val", "test", "seed"):
+        singles = [f"single_{split}" for split in SPLITS]
+        for name in ("train", "val", "test", "seed", *singles):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
         if self.train + self.val + self.test == 0:
             raise ValueError("the corpus would be empty: ask for at least one pair")
+        kind_weights(self.archetypes)  # refuses unknown names
         if not 0 <= self.loose_share <= 1:
             raise ValueError(f"loose_share must lie in [0, 1], got {self.loose_share!r}")
         if not isinstance(self.shard_size, int) or self.shard_size < 1:
             raise ValueError(f"shard_size must be an integer >= 1, got {self.shard_size!r}")
 
     def shards(self) -> list[Shard]:
-        """Every shard, in order."""
+        """Every shard, in order, those of hands alone last."""
         out = []
-        for split in SPLITS:
+        for split in (*SPLITS, *(f"single_{s}" for s in SPLITS)):
             total = getattr(self, split)
             for index, start in enumerate(range(0, total, self.shard_size)):
-                out.append(Shard(split, index, min(self.shard_size, total - start)))
+                out.append(Shard(split.replace("_", "-"), index, min(self.shard_size, total - start)))
         return out
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON gives them back."""
+        names = None if self.archetypes is None else list(self.archetypes)
+        return asdict(self) | {"archetypes": names}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a corpus."""
+    """One file of a corpus: its split ("train", "single-train", ...), its number there, how many samples it holds."""
 
     split: str
     index: int
     pairs: int
+
+    @property
+    def single(self) -> bool:
+        """Whether it holds hands alone."""
+        return self.split.startswith(SINGLE)
 
     @property
     def name(self) -> str:
@@ -87,7 +106,8 @@ class Shard:
 
 def shard_seed(seed: int, split: str, index: int) -> int:
     """63 bits from (seed, split, index), by numpy's SeedSequence."""
-    state = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index)).generate_state(2, np.uint32)
+    order = (*SPLITS, *(f"{SINGLE}-{s}" for s in SPLITS))
+    state = np.random.SeedSequence(seed, spawn_key=(order.index(split), index)).generate_state(2, np.uint32)
     return (int(state[0]) << 31) ^ int(state[1])
 
 
@@ -98,7 +118,10 @@ def write_shard(folder: str, config: CorpusConfig, shard: Shard) -> tuple[Shard,
     try:
         generator = torch.Generator().manual_seed(shard_seed(config.seed, shard.split, shard.index))
         with torch.autograd.set_grad_enabled(True):
-            pairs, tally = make_shard(shard.pairs, config.loose_share, generator)
+            if shard.single:
+                pairs, tally = make_singles(shard.pairs, generator), Tally()
+            else:
+                pairs, tally = make_shard(shard.pairs, config.loose_share, generator, kind_weights(config.archetypes))
     finally:
         torch.set_num_threads(threads)
     pairs.save(Path(folder) / shard.name)
@@ -122,8 +145,10 @@ def generate_corpus(
     test_num: int | None = None,
     seed: int = 0,
     workers: int | None = None,
-    loose_share: float = 0.5,
+    loose_share: float | None = None,
     shard_size: int = 600,
+    single_num: int | None = None,
+    archetypes: Sequence[str] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Make a corpus of interacting pairs on the bundled open hand.
@@ -136,8 +161,13 @@ def generate_corpus(
         seed: the same seed gives the same corpus, whatever the workers.
         workers: processes, one thread each; default all CPUs this process may use. 1 works in this process. (With more
             than one, a script must guard its entry with ``if __name__ == "__main__"``.)
-        loose_share: share of pairs that are near without touching; the default gives the published relative poses.
+        loose_share: share of pairs that are loosely near; the default, one half, gives the published relative poses
+            (none where ``archetypes`` are given).
         shard_size: pairs per file.
+        single_num: hands alone for training, with a twentieth of that each for validation and test; default one fifth
+            of num (none where ``archetypes`` are given).
+        archetypes: make only these named kinds, among them those that no other corpus holds
+            (`archetypes.HELD_OUT`).
         progress: show a progress bar.
 
     Returns:
@@ -147,6 +177,10 @@ def generate_corpus(
         ValueError: a bad argument, or ``out`` holds a different corpus.
         OSError: a file cannot be written; complete shards stay.
     """
+    if loose_share is None:
+        loose_share = 0.5 if archetypes is None else 0.0
+    if single_num is None:
+        single_num = num // 5 if archetypes is None else 0
     config = CorpusConfig(
         train=num,
         val=num // 20 if val_num is None else val_num,
@@ -154,6 +188,10 @@ def generate_corpus(
         seed=seed,
         loose_share=float(loose_share),
         shard_size=shard_size,
+        single_train=single_num,
+        single_val=single_num // 20,
+        single_test=single_num // 20,
+        archetypes=None if archetypes is None else tuple(dict.fromkeys(archetypes)),
     )
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -165,26 +203,30 @@ def generate_corpus(
     for _, found, spent in _run(folder, config, missing, workers, _bar(config, missing, progress)):
         tally.tried.update(found.tried)
         tally.kept.update(found.kept)
+        tally.arms += found.arms
         seconds += spent
     manifest = _manifest(config) | {
         "complete": True,
         "shards": {s.name: s.pairs for s in shards},
         "generated_now": {
-            "pairs": sum(s.pairs for s in missing),
+            "pairs": sum(s.pairs for s in missing if not s.single),
+            "singles": sum(s.pairs for s in missing if s.single),
             "wall_seconds": round(time.perf_counter() - began, 1),
             "process_seconds": round(seconds, 1),
             # before shards were cut to length, so the counts may exceed the pairs kept
             "acceptance": {k: round(tally.kept[k] / n, 3) for k, n in sorted(tally.tried.items())},
             "tried": dict(sorted(tally.tried.items())),
+            "named_refused_for_arms": tally.arms,
         },
-        "statistics": summarise(TwoHands.load(folder / s.name) for s in shards),
+        "singles": {s: getattr(config, f"single_{s}") for s in SPLITS},
+        "statistics": summarise(TwoHands.load(folder / s.name) for s in shards if not s.single),
     }
     _write_manifest(folder, manifest)
     return manifest
 
 
 def _manifest(config: CorpusConfig) -> dict[str, Any]:
-    return {"format": _FORMAT, "version": __version__, "hands": "open hand", "config": asdict(config)}
+    return {"format": _FORMAT, "version": __version__, "hands": "open hand", "config": config.as_json()}
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -198,12 +240,12 @@ def _claim(folder: Path, config: CorpusConfig) -> None:
     if path.exists():
         try:
             found = json.loads(path.read_text())
-            same = found["config"] == asdict(config) and found["format"] == _FORMAT
+            same = found["config"] == config.as_json() and found["format"] == _FORMAT
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a corpus manifest ({error}); choose another folder") from error
         if not same:
             raise ValueError(
-                f"out={str(folder)!r} holds another corpus (config {found.get('config')}), but {asdict(config)} was "
+                f"out={str(folder)!r} holds another corpus (config {found.get('config')}), but {config.as_json()} was "
                 "asked for; choose another folder, or repeat its arguments to complete it"
             )
         return
@@ -217,7 +259,7 @@ def _bar(config: CorpusConfig, missing: list[Shard], progress: bool) -> Callable
         return lambda done: None
     from tqdm import tqdm
 
-    total = config.train + config.val + config.test
+    total = sum(s.pairs for s in config.shards())
     bar = tqdm(total=total, initial=total - sum(s.pairs for s in missing), unit="pair", desc="corpus")
 
     def advance(done: int) -> None:

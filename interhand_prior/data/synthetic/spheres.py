@@ -36,6 +36,8 @@ from .skeleton import (
 _PALM_BALLS = 30  # at most
 _COVER = 1.5  # a vertex this far outside a ball still counts as covered
 _MAX_FINGER_RADIUS = 12.5  # the ball at a knuckle must not fill the palm
+MAX_SELF_DEPTH = 2.5
+"""mm: balls of one hand that must stay apart overlap by less (`self_penetration`)."""
 FOREARM: Tensor = torch.tensor([[32.3, -0.4, -0.2], [54.3, -0.4, -0.2], [76.3, -0.4, -0.2]])
 """Balls of a forearm the mesh does not have, from the wrist joint, so that no hand stands where an arm is."""
 FOREARM_RADII: Tensor = torch.tensor([17.0, 18.0, 19.0])

@@ -12,7 +12,7 @@ from torch import Tensor
 from interhand_prior.params import TwoHands
 from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_rot6d, mirror_axis_angle
 
-from .archetypes import LOOSE
+from .archetypes import LOOSE, UNTOUCHED
 from .marginals import REL_MEAN, REL_VAR, compare_marginals
 
 
@@ -38,7 +38,8 @@ def summarise(shards: Iterable[TwoHands]) -> dict[str, Any]:
         betas.append(torch.stack([pairs.left.betas, pairs.right.betas]))
     rel, name = torch.cat(relative), np.concatenate(names)
     d, gap, shape = np.concatenate(depth), np.concatenate(near), torch.cat(betas, 1)
-    contact = name != LOOSE
+    contact, loose = ~np.isin(name, UNTOUCHED), name == LOOSE
+    apart = ~contact & ~loose
     digits = lambda values, n=4: [round(float(v), n) for v in values]
     number = lambda value: round(float(value), 4) if np.size(value) else None
     share = lambda mask: number(np.mean(mask)) if len(mask) else None
@@ -65,10 +66,13 @@ def summarise(shards: Iterable[TwoHands]) -> dict[str, Any]:
             "near_mm_mean": number(gap[contact].mean()) if contact.any() else None,
             "near_mm_max": number(gap[contact].max()) if contact.any() else None,
         },
-        "loose": {
-            "pairs": int((~contact).sum()),
-            "depth_mm_max": number(d[~contact].max()) if (~contact).any() else None,
-            "near_mm_median": number(np.median(gap[~contact])) if (~contact).any() else None,
+        **{
+            label: {
+                "pairs": int(mask.sum()),
+                "depth_mm_max": number(d[mask].max()) if mask.any() else None,
+                "near_mm_median": number(np.median(gap[mask])) if mask.any() else None,
+            }
+            for label, mask in (("apart", apart), ("loose", loose))
         },
         "touch_share": {"3mm": share(gap < 3), "20mm": share(gap < 20), "100mm": share(gap < 100)},
         "archetype_shares": {str(k): round(float(c) / len(name), 4) for k, c in zip(kinds, counts, strict=True)},

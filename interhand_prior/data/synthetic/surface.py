@@ -8,8 +8,8 @@ approximate skin (creases, pulps, pose correctives), so after `contact.solve` th
 
 with p and q bound rigidly to their bones, are met by a few steps on the same 46 variables, and measured afresh.
 
-Limits of a finished pair: depth at most `MAX_DEPTH` = 2 mm (skin gives that much), and for contacts the surfaces come
-nearer than `TOUCH` = 3 mm.
+Limits of a finished pair: depth at most `MAX_DEPTH` = 2 mm (skin gives that much), and for kinds that touch the
+surfaces come nearer than `TOUCH` = 3 mm.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _bind(body: Body, dof: Tensor, vertices: Tensor) -> Tensor:
     return ((vertices - places[:, bones])[..., None, :] @ rotations[:, bones])[..., 0, :]
 
 
-def _correct(pairs: Pairs, skins: tuple[Tensor, Tensor], steps: int) -> Pairs:
+def _correct(pairs: Pairs, skins: tuple[Tensor, Tensor], touching: Tensor, steps: int) -> Pairs:
     """A few Adam steps on the constraints the meshes show now."""
     world_l = skins[0] * MIRROR
     world_r = skins[1] @ pairs.rotation.transpose(1, 2) + pairs.translation[:, None]
@@ -245,7 +245,7 @@ def _correct(pairs: Pairs, skins: tuple[Tensor, Tensor], steps: int) -> Pairs:
             gaps.append(((p - q) * near[k].normal).sum(-1))
         # the linear gap is wrong for points that are far along the surface; they are far from touching anyway
         gap = torch.cat(gaps, 1)
-        energy = (-_GIVE - gap).clamp_min(0).pow(2).sum(1) + (gap.amin(1) - 0.2).clamp_min(0).pow(2)
+        energy = (-_GIVE - gap).clamp_min(0).pow(2).sum(1) + touching * (gap.amin(1) - 0.2).clamp_min(0).pow(2)
         energy = energy + 0.1 * (pressed * gap.clamp_min(0).pow(2)).sum(1)
         energy = energy + 4 * (x[:, :40] - origin[:, :40]).pow(2).sum(1)
         (grad,) = torch.autograd.grad(energy.sum(), x)
@@ -261,12 +261,12 @@ def _correct(pairs: Pairs, skins: tuple[Tensor, Tensor], steps: int) -> Pairs:
 
 
 def finish(
-    pairs: Pairs, betas: tuple[Tensor, Tensor], *, rounds: int = 4, steps: int = 8
+    pairs: Pairs, betas: tuple[Tensor, Tensor], touching: Tensor, *, rounds: int = 4, steps: int = 8
 ) -> tuple[Pairs, dict[str, Tensor]]:
     """Move pairs until their meshes touch without penetrating; returns them with `surface_report` of the result.
 
-    Only pairs deeper than .8 mm or farther than 1 mm are worked on in each round. Some never get there: the caller
-    rejects by the report, which is always that of the pair as returned.
+    Only pairs deeper than .8 mm or, where ``touching`` (N,) bool, farther than 1 mm are worked on in each round. Some
+    never get there: the caller rejects by the report, which is always that of the pair as returned.
     """
     n = len(pairs)
     dof_l, dof_r = pairs.dof_left.clone(), pairs.dof_right.clone()
@@ -289,11 +289,11 @@ def finish(
             )
             for key, value in found.items():
                 report[key][part] = value
-            bad = (found["depth"] > 0.8) | (found["near"] > 1.0)
+            bad = (found["depth"] > 0.8) | (touching[part] & (found["near"] > 1.0))
             if turn == rounds or not bad.any():
                 continue
             part = part[bad]
-            now = _correct(now[bad], (skins[0][bad], skins[1][bad]), steps)
+            now = _correct(now[bad], (skins[0][bad], skins[1][bad]), touching[part], steps)
             dof_l[part], dof_r[part] = now.dof_left, now.dof_right
             rotation[part], translation[part] = now.rotation, now.translation
             left_over.append(part)
