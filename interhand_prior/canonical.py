@@ -37,7 +37,7 @@ from .rotations import (
 if TYPE_CHECKING:
     from .hands import HandModel, HandPair
 
-__all__ = ["SIZE", "SLICES", "Frame", "Normalizer", "Side", "from_canonical", "to_canonical"]
+__all__ = ["SIZE", "SLICES", "Frame", "Normalizer", "Side", "as_anchor", "from_canonical", "own_vector", "to_canonical"]
 
 Side = Literal["left", "right"]
 
@@ -90,19 +90,35 @@ def to_canonical(hands: TwoHands, pair: HandPair, anchor: Side = "left") -> tupl
         inverse = rotation_a.mT
         rotation = inverse @ rotation_p
         offset = (inverse @ (middle_p - middle_a)[..., None]).squeeze(-1)
-    pose_a, pose_p = first.hand_pose, second.hand_pose
     if mirror:
-        pose_p = mirror_axis_angle(pose_p)
         rotation = _mirror_matrix(rotation)
         offset = mirror_points(offset)
-    else:
-        pose_a = mirror_axis_angle(pose_a)
-    identity = pose_a.new_tensor(_IDENTITY).expand(*pose_a.shape[:-1], len(_IDENTITY))
+    # In right-hand form the anchor is a left hand that was mirrored, and the partner a right one, or the other way.
     return (
-        torch.cat((pose_a, first.betas, identity), -1),
-        torch.cat((pose_p, second.betas, matrix_to_rot6d(rotation), offset), -1),
+        as_anchor(own_vector(first, anchor)),
+        torch.cat((own_vector(second, "left" if mirror else "right"), matrix_to_rot6d(rotation), offset), -1),
         Frame(rotation_a, middle_a),
     )
+
+
+def own_vector(hand: HandParams, side: Side) -> Tensor:
+    """What a hand has by itself, in right-hand form: hand_pose and betas, (..., 55).
+
+    Args:
+        hand: of any batch shape (...).
+        side: the one it is of; a left hand is mirrored.
+
+    Raises:
+        ValueError: side is neither "left" nor "right".
+    """
+    pose = hand.hand_pose if _is_right(side, "side") else mirror_axis_angle(hand.hand_pose)
+    return torch.cat((pose, hand.betas), -1)
+
+
+def as_anchor(own: Tensor) -> Tensor:
+    """The anchor vector (..., 64) of a hand whose own part is `own` (..., 55): not turned, not shifted."""
+    identity = own.new_tensor(_IDENTITY).expand(*own.shape[:-1], len(_IDENTITY))
+    return torch.cat((own, identity), -1)
 
 
 def from_canonical(
@@ -219,9 +235,24 @@ class Normalizer(nn.Module):
         if partner.ndim != 2 or partner.shape[1] != SIZE or len(partner) < 2:
             raise ValueError(f"partner must have shape (N, {SIZE}) with N >= 2, got {tuple(partner.shape)}")
         std, mean = torch.std_mean(partner.double(), 0)
+        return cls.of_statistics(mean, std, floor, partner.dtype)
+
+    @classmethod
+    def of_statistics(
+        cls, mean: Tensor, std: Tensor, floor: float = 0.05, dtype: torch.dtype = torch.float32
+    ) -> Normalizer:
+        """`fit` for statistics that were gathered elsewhere.
+
+        Args:
+            mean: (64,) of partner vectors.
+            std: (64,), the square root of the variance with divisor N - 1.
+            floor: see `fit`.
+            dtype: of the result.
+        """
+        std = std.clone()
         angular = slice(0, SLICES["transl"].start)
         std[angular] = std[angular].clamp_min(floor)
-        return cls(mean.to(partner.dtype), std.clamp_min(1e-6).to(partner.dtype))
+        return cls(mean.to(dtype), std.clamp_min(1e-6).to(dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Normalizer:
         # A prior in half precision keeps full statistics; rounding them would move every hand by a millimetre.
@@ -248,6 +279,4 @@ class Normalizer(nn.Module):
     def anchor_inverse(self, vector: Tensor) -> Tensor:
         """Back to metres and radians, with identity and zero in the last nine entries."""
         own = SLICES["own"]
-        physical = vector[..., own] * self.std.to(vector)[own] + self.mean.to(vector)[own]
-        identity = vector.new_tensor(_IDENTITY).expand(*vector.shape[:-1], len(_IDENTITY))
-        return torch.cat((physical, identity), -1)
+        return as_anchor(vector[..., own] * self.std.to(vector)[own] + self.mean.to(vector)[own])

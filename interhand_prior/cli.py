@@ -101,7 +101,8 @@ def _add_sample(commands: Any) -> None:
     add("--steps", type=int, help="denoising steps of each hand")
     add("--cfg-scale", type=float, help="strength of classifier-free guidance (Eq. 4); 0: none")
     add("--penetration-scale", type=float, help="strength of the anti-penetration guidance (Eq. 7-8); 0: none")
-    add("--eta", type=float, help="0: deterministic DDIM, 1: the variance of DDPM")
+    add("--solver", choices=("multistep", "ddim"), help="reverse process; ddim, the paper's, needs many more steps")
+    add("--eta", type=float, help="of ddim alone: 0 is deterministic, 1 has the variance of DDPM")
     add("--batch-size", type=int, help="pairs in memory at a time")
     add("--show", type=int, default=64, metavar="N", help="put the first N pairs into the picture and the mesh file")
     add("--views", type=int, choices=(1, 2), default=1, help="pictures of each pair")
@@ -131,7 +132,8 @@ def _sample(arguments: argparse.Namespace) -> None:
             hands=given.get("hands"),
             local_files_only=arguments.offline,
         )
-        options = {k: given[k] for k in ("steps", "cfg_scale", "penetration_scale", "eta", "batch_size") if k in given}
+        names = ("steps", "cfg_scale", "penetration_scale", "solver", "eta", "batch_size")
+        options = {name: given[name] for name in names if name in given}
         progress = not arguments.quiet and sys.stderr.isatty()
         hands = sample(prior, arguments.num, seed=arguments.seed, progress=progress, **options)
         hands = hands.to("cpu")

@@ -1,32 +1,96 @@
-"""The denoiser D_phi(x_t, x_l, t) of the paper's Figure 2: clean partner from noisy partner, anchor and level.
+"""The denoiser D_phi(x_t, x_l, t): clean partner from noisy partner, anchor and level; and the paper's network for it.
 
-Three tokens, x_t, the anchor and the level, are each embedded (two fully connected layers with Swish; positional
-encoding of the level), related by four-headed self-attention, flattened, and passed through eight fully connected
-layers with ReLU and skip connections. Where there is no anchor a learned null token stands in its place, so one
-network is both p(x_r) and p(x_r | x_l) (Sec. 3.3).
-
-The output is preconditioned,
+The output of every network F is preconditioned,
 
     x0 = sqrt(alpha_bar) x_t + sigma F(x_t, x_l, sigma),
 
 which is exact at sigma = 0 whatever F says. A network that returns x0 outright is worse there than its own input,
 and a loss built on it (Eq. 9) then hurts. F's regression target, sigma x0 - sqrt(alpha_bar) eps, has unit variance
 at every level.
+
+One network is three distributions (Sec. 3.3, and the universal prior of the paper's outlook):
+
+    p(x_r | x_l)        a partner beside its anchor
+    p(x_r)              a partner beside an unknown anchor: a learned null stands in the anchor's place
+    p(x_r's own part)   a hand alone: it has no place either, and its relative entries are zeros at every level
+
+`Denoiser` is the network of Figure 2. Three tokens, x_t, the anchor and the level, are each embedded (two fully
+connected layers with Swish; positional encoding of the level), related by four-headed self-attention, flattened, and
+passed through eight fully connected layers with ReLU and skip connections.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .canonical import SIZE
+from .canonical import SIZE, SLICES
 from .schedule import signal
 
-__all__ = ["Denoiser", "DenoiserConfig", "positional_encoding"]
+__all__ = ["ConditionalDenoiser", "Denoiser", "DenoiserConfig", "positional_encoding"]
+
+
+class ConditionalDenoiser(nn.Module, ABC):
+    """What every denoiser of a TwoHandPrior has: the call, the preconditioner, the place of a missing anchor.
+
+    Attributes:
+        null: stands in the place of a missing anchor; its type and device are the network's.
+        config: a dataclass of JSON values that rebuilds it, with `size`, the length of x_t, and `alone`, whether it
+            has learned hands alone.
+    """
+
+    null: nn.Parameter
+    config: Any
+
+    @abstractmethod
+    def answer(self, x: Tensor, level: Tensor, anchor: Tensor | None, has_anchor: Tensor | None) -> Tensor:
+        """F: x (B, size), level (B,), anchor (B, 64), has_anchor (B,) -> (B, size)."""
+
+    def forward(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        anchor: Tensor | None = None,
+        has_anchor: Tensor | None = None,
+        has_relative: Tensor | None = None,
+    ) -> Tensor:
+        """Estimate the clean partner.
+
+        Args:
+            x_t: (..., 64) noisy normalised partner (`config.size` entries).
+            sigma: (...) or scalar noise level in [0, 1].
+            anchor: (..., 64) clean normalised anchor; None: no anchor for any sample.
+            has_anchor: (...) bool; False puts the null in the anchor's place. None: every sample has one.
+            has_relative: (...) bool; False: a hand alone (it must have no anchor either). Its relative entries are not
+                read, and zero in the result. None: every sample has a place. A network with `config.alone` False
+                has learned no hands alone and takes them for partners of an unknown anchor.
+
+        Returns:
+            x0, (..., 64), in x_t's type, whatever the weights' type: what passes through is not rounded to it. A
+            sample's result does not depend on the rest of the batch.
+        """
+        shape, dtype = x_t.shape, self.null.dtype
+        x = x_t.reshape(-1, self.config.size)
+        # Half precision cannot tell the levels near 1 apart.
+        level = sigma.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(shape[:-1]).reshape(-1)
+        keep = None
+        if has_relative is not None and self.config.alone:
+            own = torch.arange(SIZE, device=x.device) < SLICES["own"].stop
+            keep = has_relative.expand(shape[:-1]).reshape(-1, 1) | own
+            x = torch.where(keep, x, 0)
+        if anchor is not None:
+            anchor = anchor.reshape(-1, SIZE).to(dtype)
+            has_anchor = None if has_anchor is None else has_anchor.expand(shape[:-1]).reshape(-1)
+        estimate = signal(level)[:, None] * x + level[:, None] * self.answer(x.to(dtype), level, anchor, has_anchor)
+        if keep is not None:
+            estimate = torch.where(keep, estimate, 0)
+        return estimate.to(x_t.dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -40,6 +104,7 @@ class DenoiserConfig:
         layers: fully connected layers with ReLU. The paper has eight.
         attention: False replaces self-attention by nothing (the paper's ablation "w/o SelfAtt").
         size: length of x_t and of the estimate; other than 64 for what models more than a partner.
+        alone: whether it learns hands alone, too. The paper's does not.
     """
 
     embed: int = 256
@@ -48,14 +113,15 @@ class DenoiserConfig:
     layers: int = 8
     attention: bool = True
     size: int = SIZE
+    alone: bool = False
 
     def __post_init__(self) -> None:
         if min(self.embed, self.hidden, self.heads, self.layers, self.size) < 1 or self.embed % (2 * self.heads):
             raise ValueError(f"widths must be positive and embed a multiple of 2 * heads, got {self}")
 
 
-class Denoiser(nn.Module):
-    """D_phi. About 4.8 million parameters by default.
+class Denoiser(ConditionalDenoiser):
+    """D_phi of Figure 2. About 4.8 million parameters by default.
 
     Args:
         config: widths.
@@ -78,32 +144,16 @@ class Denoiser(nn.Module):
         # The sum of seven residual layers is large, and F should start smaller than its target of unit variance.
         nn.init.normal_(self.last.weight, std=0.1 * hidden**-0.5)
 
-    def forward(
-        self, x_t: Tensor, sigma: Tensor, anchor: Tensor | None = None, has_anchor: Tensor | None = None
-    ) -> Tensor:
-        """Estimate the clean partner.
-
-        Args:
-            x_t: (..., 64) noisy normalised partner (`config.size` entries).
-            sigma: (...) or scalar noise level in [0, 1].
-            anchor: (..., 64) clean normalised anchor; None: no anchor for any sample.
-            has_anchor: (...) bool; False puts the null token in the anchor's place. None: every sample has one.
-
-        Returns:
-            x0, (..., 64), in x_t's type, whatever the weights' type: what passes through is not rounded to it. A
-            sample's result does not depend on the rest of the batch.
-        """
-        shape, dtype = x_t.shape, self.null.dtype
-        x = x_t.reshape(-1, self.config.size)
-        # Half precision cannot tell the levels near 1 apart.
-        level = sigma.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(shape[:-1]).reshape(-1)
-        noisy = self.embed_x(x.to(dtype))
+    def answer(self, x: Tensor, level: Tensor, anchor: Tensor | None, has_anchor: Tensor | None) -> Tensor:
+        """F; see `ConditionalDenoiser`."""
+        dtype = self.null.dtype
+        noisy = self.embed_x(x)
         if anchor is None:
             condition = self.null.expand(len(x), -1)
         else:
-            condition = self.embed_anchor(anchor.reshape(-1, SIZE).to(dtype))
+            condition = self.embed_anchor(anchor)
             if has_anchor is not None:
-                condition = torch.where(has_anchor.reshape(-1, 1), condition, self.null.to(condition))
+                condition = torch.where(has_anchor[:, None], condition, self.null.to(condition))
         time = self.embed_level(positional_encoding(level, self.config.embed).to(dtype))
         tokens = torch.stack((noisy, condition.to(noisy), time), 1) + self.token
         if self.attention is not None:
@@ -111,8 +161,7 @@ class Denoiser(nn.Module):
         h = F.relu(self.first(tokens.flatten(1)))
         for block in self.blocks:
             h = block(h)
-        estimate = signal(level)[:, None] * x + level[:, None] * self.last(h)
-        return estimate.to(x_t.dtype).reshape(shape)
+        return self.last(h)
 
 
 def positional_encoding(sigma: Tensor, width: int) -> Tensor:

@@ -169,20 +169,27 @@ class HandParams:
 class TwoHands:
     """A left and a right hand in one common frame, or a batch of such pairs.
 
+    A hand that is not there is marked, not faked: its parameters are placeholders (zeros, best) that nobody reads.
+
     Attributes:
         left: the left hand, in the left model's convention.
         right: the right hand.
         hands: the hand models the parameters belong to; None means the bundled open hand.
         extras: per-pair facts by name (an archetype label, say): arrays whose leading shape is the batch shape.
+        left_valid: (...) bool on the hands' device, False where there is no left hand. None: all are there.
+        right_valid: as `left_valid`.
 
     Raises:
-        ValueError: the hands differ in batch shape, dtype or device; an extra does not fit the batch.
+        TypeError: a mask is not a tensor.
+        ValueError: the hands differ in batch shape, dtype or device; an extra or a mask does not fit the batch.
     """
 
     left: HandParams
     right: HandParams
     hands: HandPair | None = None
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    left_valid: Tensor | None = None
+    right_valid: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.left.batch_shape != self.right.batch_shape:
@@ -195,6 +202,14 @@ class TwoHands:
         for name, value in self.extras.items():
             if not isinstance(value, np.ndarray) or value.dtype.hasobject or value.shape[: len(shape)] != shape:
                 raise ValueError(f"extras[{name!r}] must be an array with leading shape {shape} and no objects in it")
+        for name, mask in self._masks().items():
+            if mask is None:
+                continue
+            wanted = f"{name} must be a bool tensor of shape {shape} on {self.device}, or None"
+            if not isinstance(mask, Tensor):
+                raise TypeError(f"{wanted}, got {type(mask).__name__}")
+            if mask.dtype != torch.bool or tuple(mask.shape) != shape or mask.device != self.device:
+                raise ValueError(f"{wanted}, got {mask.dtype} {tuple(mask.shape)} on {mask.device}")
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -221,36 +236,60 @@ class TwoHands:
         return open_hands()
 
     @property
+    def valid(self) -> tuple[Tensor, Tensor]:
+        """Where there is a left hand, and where a right one: (...) bool each, also where nothing is marked."""
+        present = lambda mask: (
+            torch.ones(self.batch_shape, dtype=torch.bool, device=self.device) if mask is None else mask
+        )
+        return present(self.left_valid), present(self.right_valid)
+
+    @property
     def faces(self) -> tuple[Tensor, Tensor]:
         """Triangles of the left and of the right mesh, each (1538, 3)."""
         return self.model.left.faces, self.model.right.faces
 
     def vertices(self) -> tuple[Tensor, Tensor]:
-        """Mesh vertices of the left and of the right hand, each (..., 778, 3), metres."""
+        """Mesh vertices of the left and of the right hand, each (..., 778, 3), metres.
+
+        Those of a hand that is not there (`valid`) mean nothing.
+        """
         return self.model.left(self.left)[0], self.model.right(self.right)[0]
 
     def joints(self) -> tuple[Tensor, Tensor]:
-        """The 16 MANO joints of the left and of the right hand, each (..., 16, 3), metres."""
+        """The 16 MANO joints of the left and of the right hand, each (..., 16, 3), metres.
+
+        Those of a hand that is not there (`valid`) mean nothing.
+        """
         return self.model.left.joints(self.left), self.model.right.joints(self.right)
 
     def joints21(self) -> tuple[Tensor, Tensor]:
-        """MANO's 16 joints and the tips (thumb, index, middle, ring, pinky), each (..., 21, 3), metres."""
+        """MANO's 16 joints and the tips (thumb, index, middle, ring, pinky), each (..., 21, 3), metres.
+
+        Those of a hand that is not there (`valid`) mean nothing.
+        """
         return self.model.left.joints21(self.left), self.model.right.joints21(self.right)
 
     def mirrored(self) -> TwoHands:
         """Gamma and an exchange of roles: left = Gamma(right), right = Gamma(left) (paper Algorithm 1, line 2)."""
-        return replace(self, left=self.right.mirrored(), right=self.left.mirrored())
+        left, right = self.right.mirrored(), self.left.mirrored()
+        return replace(self, left=left, right=right, left_valid=self.right_valid, right_valid=self.left_valid)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> TwoHands:
-        """Apply `function` to every parameter of both hands, keeping the batch shape."""
-        return replace(self, left=self.left.map(function), right=self.right.map(function))
+        """Apply `function` to every parameter of both hands, keeping the batch shape.
+
+        Marks of missing hands stay as they are; they only follow to another device.
+        """
+        left, right = self.left.map(function), self.right.map(function)
+        masks = self._map_masks(lambda mask: mask.to(left.device))
+        return TwoHands(left, right, self.hands, self.extras, **masks)
 
     def reshape(self, *batch: int) -> TwoHands:
-        """Reshape the batch axes, those of `extras` too."""
+        """Reshape the batch axes, those of `extras` and of the marks of missing hands too."""
         left, right = self.left.reshape(*batch), self.right.reshape(*batch)
         old = len(self.batch_shape)
         extras = {n: v.reshape(*left.batch_shape, *v.shape[old:]) for n, v in self.extras.items()}
-        return TwoHands(left, right, self.hands, extras)
+        masks = self._map_masks(lambda mask: mask.reshape(left.batch_shape))
+        return TwoHands(left, right, self.hands, extras, **masks)
 
     def to(self, *args: Any, **kwargs: Any) -> TwoHands:
         """`torch.Tensor.to` on every parameter (the hand models follow by themselves)."""
@@ -275,7 +314,7 @@ class TwoHands:
             for name, value in self.extras.items():
                 flat = value.reshape(shape.numel(), *value.shape[len(shape) :])
                 extras[name] = np.asarray(flat[chosen])
-        return TwoHands(left, right, self.hands, extras)
+        return TwoHands(left, right, self.hands, extras, **self._map_masks(lambda mask: mask[index]))
 
     def __iter__(self) -> Iterator[TwoHands]:
         """One pair after another."""
@@ -284,6 +323,8 @@ class TwoHands:
     @staticmethod
     def cat(pairs: Sequence[TwoHands]) -> TwoHands:
         """Join batches along the first axis; extras that all of them carry are kept.
+
+        Where only some batches mark missing hands, all hands of the others are there.
 
         Raises:
             TypeError: a pair has no batch axis.
@@ -300,10 +341,17 @@ class TwoHands:
         )
         names = [n for n in pairs[0].extras if all(n in p.extras for p in pairs)]
         extras = {name: np.concatenate([p.extras[name] for p in pairs]) for name in names}
-        return TwoHands(join("left"), join("right"), pairs[0].hands, extras)
+        masks: dict[str, Tensor | None] = {}
+        for side, name in enumerate(("left_valid", "right_valid")):
+            marked = any(p._masks()[name] is not None for p in pairs)
+            masks[name] = torch.cat([p.valid[side] for p in pairs]) if marked else None
+        return TwoHands(join("left"), join("right"), pairs[0].hands, extras, **masks)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write an .npz with arrays `left.hand_pose`, ... and `extras.NAME`; whole or not at all.
+
+        Where missing hands are marked there are also `left.valid`, `right.valid`; parameters of a missing hand are
+        written as zeros, whatever they were.
 
         The hand model is not written: parameters of another model than the open hand must be loaded with it
         (`TwoHands.load(path, hands=...)`).
@@ -316,8 +364,12 @@ class TwoHands:
         if path.suffix != ".npz":
             raise ValueError(f"path must end in .npz, got {path.name!r} (meshes are written by .export)")
         arrays = {f"extras.{name}": value for name, value in self.extras.items()}
-        for side in ("left", "right"):
-            hand = HandParams.coerce(getattr(self, side), side, check_finite=True)
+        for side, mask in (("left", self.left_valid), ("right", self.right_valid)):
+            hand = getattr(self, side)
+            if mask is not None:
+                arrays[f"{side}.valid"] = mask.cpu().numpy()
+                hand = hand.map(lambda value, mask=mask: torch.where(mask[..., None], value, torch.zeros_like(value)))
+            hand = HandParams.coerce(hand, side, check_finite=True)
             for name, value in hand.as_dict().items():
                 value = value.detach().cpu()
                 # numpy has no bfloat16.
@@ -348,13 +400,14 @@ class TwoHands:
             raise ValueError(f"{path} lacks {', '.join(missing)}; it was not written by TwoHands.save")
         side = lambda s: HandParams.coerce({name: arrays[f"{s}.{name}"] for name in FIELDS}, s)
         extras = {name[7:]: value for name, value in arrays.items() if name.startswith("extras.")}
+        mask = lambda s: torch.as_tensor(arrays[f"{s}.valid"]) if f"{s}.valid" in arrays else None
         try:
-            return cls(side("left"), side("right"), hands, extras)
+            return cls(side("left"), side("right"), hands, extras, mask("left"), mask("right"))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
 
     def export(self, path: str | os.PathLike[str], **options: Any) -> Path:
-        """Write the meshes as .glb, .obj or .ply; see `interhand_prior.viewer.export_mesh`."""
+        """Write the meshes as .glb, .obj or .ply, without missing hands; see `interhand_prior.viewer.export_mesh`."""
         from .viewer import export_mesh
 
         return export_mesh(self, path, **options)
@@ -367,6 +420,12 @@ class TwoHands:
         from .viewer import render
 
         return render(self, path, **options)
+
+    def _masks(self) -> dict[str, Tensor | None]:
+        return {"left_valid": self.left_valid, "right_valid": self.right_valid}
+
+    def _map_masks(self, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor | None]:
+        return {name: None if mask is None else function(mask) for name, mask in self._masks().items()}
 
 
 def check_same_place(name: str, value: Tensor, other_name: str, other: Tensor) -> None:

@@ -5,7 +5,6 @@ hand parameters --canonical--> vectors --normaliser--> x --schedule, denoiser-->
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 
 from .canonical import SIZE, Normalizer, Side, from_canonical, to_canonical
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from .denoiser import Denoiser, DenoiserConfig
+from .denoiser import ConditionalDenoiser
 from .guidance.anti_penetration import PairSurfaces
 from .guidance.cfg import guided_x0
 from .hands import HandPair, load_hands, open_hands
+from .networks import make_denoiser, network_config, network_facts
 from .params import HandLike, HandParams, TwoHands
 from .plausibility import Calibration, Score, log_residuals, placement_gate, probe_noise
 from .refinement import refine
@@ -49,7 +49,7 @@ class TwoHandPrior(nn.Module):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: ConditionalDenoiser,
         normalizer: Normalizer,
         schedule: CosineSchedule | None = None,
         *,
@@ -101,6 +101,7 @@ class TwoHandPrior(nn.Module):
         sigma: Tensor,
         anchor: Tensor,
         has_anchor: Tensor | None = None,
+        has_relative: Tensor | None = None,
         *,
         cfg_scale: float = 0.0,
     ) -> Tensor:
@@ -111,12 +112,13 @@ class TwoHandPrior(nn.Module):
             sigma: (...).
             anchor: (..., 64), normalised.
             has_anchor: (...) bool.
+            has_relative: (...) bool, False for a hand alone; see `ConditionalDenoiser.forward`.
             cfg_scale: classifier-free guidance, Eq. 4.
 
         Returns:
             (..., 64), in x_t's type; the network works in its own.
         """
-        return guided_x0(self.denoiser, x_t, sigma, anchor, cfg_scale, has_anchor)
+        return guided_x0(self.denoiser, x_t, sigma, anchor, cfg_scale, has_anchor, has_relative)
 
     @torch.no_grad()
     def denoise(
@@ -285,7 +287,7 @@ class TwoHandPrior(nn.Module):
         if self.calibration is not None:
             tensors["calibration.table"] = self.calibration.table
         config = {
-            "denoiser": dataclasses.asdict(self.denoiser.config),
+            "denoiser": network_facts(self.denoiser.config),
             "schedule": {"name": "cosine", "min_alpha_bar": self.schedule.min_alpha_bar},
             "vector": SIZE,
             "info": self.info,
@@ -318,7 +320,7 @@ class TwoHandPrior(nn.Module):
                 raise ValueError(f"schedule {config['schedule']} with vectors of {config['vector']}")
             # Without memory or random numbers: whoever loads a prior finds torch's generators as they were.
             with torch.device("meta"):
-                denoiser = Denoiser(DenoiserConfig(**config["denoiser"]))
+                denoiser = make_denoiser(network_config(config["denoiser"]))
             parts: dict[str, dict[str, Tensor]] = {"denoiser": {}, "normalizer": {}, "calibration": {}}
             for name, value in tensors.items():
                 part, _, rest = name.partition(".")
@@ -349,6 +351,11 @@ class TwoHandPrior(nn.Module):
 
 
 def _checked(hands: TwoHands) -> TwoHands:
-    """Without NaN, and in float32 at least."""
+    """Both hands there, without NaN, and in float32 at least."""
+    if any(mask is not None and not bool(mask.all()) for mask in (hands.left_valid, hands.right_valid)):
+        raise ValueError(
+            "hands: a hand is missing in some pairs. Choose those that have both: left, right = hands.valid;"
+            " hands[left & right]. sds_loss and refine take hands alone."
+        )
     left, right = HandParams.coerce(hands.left, "hands.left"), HandParams.coerce(hands.right, "hands.right")
     return TwoHands(left, right, hands.hands).to(torch.promote_types(hands.dtype, torch.float32))

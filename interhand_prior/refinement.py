@@ -10,6 +10,7 @@ estimates (small s) stay; the prior's own gate leaves the placement of pairs alo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +41,7 @@ def refine(
 
     Args:
         prior: from `load_prior`.
-        hands: (..., ) estimates.
+        hands: (..., ) estimates; where a hand is missing the other one is held to the single-hand prior.
         pose_std: standard deviation of the estimate's hand_pose, radians.
         rotation_std: of its global_orient, radians.
         translation_std: of its transl, metres: a number, or (3,) by axis (depth is mostly the poorest).
@@ -81,6 +82,7 @@ def refine(
         return HandParams(**{name: getattr(hand, name) + scale[name] * moves[side][name] for name in FIELDS})
 
     leaves = [moves[side][name] for side in ("left", "right") for name in FIELDS]
+    options = {"left_valid": start.left_valid, "right_valid": start.right_valid, **options}
     with torch.enable_grad():
         optimizer = torch.optim.Adam(leaves, lr=0.1, betas=(0.8, 0.95))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -92,4 +94,4 @@ def refine(
             loss.backward()
             optimizer.step()
             schedule.step()
-    return TwoHands(moved("left"), moved("right"), hands.hands, hands.extras).detach().to(hands.dtype)
+    return replace(start, left=moved("left"), right=moved("right")).detach().to(hands.dtype)

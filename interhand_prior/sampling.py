@@ -1,13 +1,29 @@
 """Cascaded reverse diffusion (paper Algorithm 2): an anchor hand from p(x_r), mirrored; then its partner given it.
 
-Each of the two runs DDIM (Song et al., ICLR 2021) over levels sigma_K > ... > sigma_0 = 0,
+The anchor is drawn as a hand alone where the network has learned those; as the partner of an unknown anchor, whose
+place is then forgotten, where it has not (as in the paper).
+
+Each of the two follows the probability flow over levels sigma_K > ... > sigma_0 = 0. In the angle theta = asin(sigma)
+it reads
+
+    dx / dtheta = -F,     F = (x0 - sqrt(alpha_bar) x) / sigma,
+
+with x0 the denoiser's estimate under classifier-free guidance (Eq. 4) and, for the partner, anti-penetration guidance
+(Eq. 7-8). For normalised data F is small and smooth (zero for a standard normal), so a second-order multistep rule
+(Adams-Bashforth) is exact where it matters,
+
+    x_{k-1} = x_k + (theta_k - theta_{k-1}) (F_k + r_k / 2 (F_k - F_{k+1})),     r_k the ratio of the two last steps,
+
+at one evaluation a step. DDIM (Song et al., ICLR 2021), the paper's sampler,
 
     x_{k-1} = sqrt(ab_{k-1}) x0 + sqrt(1 - ab_{k-1} - s^2) eps + s z,     eps = (x_k - sqrt(ab_k) x0) / sigma_k,
     s = eta sigma_{k-1} / sigma_k sqrt(1 - ab_k / ab_{k-1}),
 
-where x0 is the denoiser's estimate, with classifier-free guidance (Eq. 4) and anti-penetration guidance (Eq. 7-8)
-on the partner. All noise of a run is drawn at once for all samples; only the network is evaluated in batches. So
-the result does not depend on the batch size.
+multiplies a standard normal by cos(pi / 2K) at each of K steps: a tenth of the variance is lost at 25 of them
+(benchmarks/README.md). It is there for comparison and for eta > 0.
+
+All noise of a run is drawn at once for all samples; only the network is evaluated in batches. So the result does not
+depend on the batch size.
 """
 
 from __future__ import annotations
@@ -29,7 +45,7 @@ from .progress import progress_bar
 if TYPE_CHECKING:
     from .prior import TwoHandPrior
 
-__all__ = ["ddim", "sample"]
+__all__ = ["SOLVERS", "ddim", "multistep", "pick_solver", "sample"]
 
 Denoise = Callable[[Tensor, float], Tensor]
 
@@ -39,9 +55,10 @@ def sample(
     prior: TwoHandPrior,
     num_samples: int = 1,
     *,
-    steps: int = 50,
+    steps: int = 25,
     cfg_scale: float = 0.5,
     penetration_scale: float = 1.0,
+    solver: str = "multistep",
     eta: float = 0.0,
     given: HandLike | None = None,
     given_side: Side = "left",
@@ -59,7 +76,8 @@ def sample(
         cfg_scale: w of Eq. 4; 0 switches classifier-free guidance off.
         penetration_scale: strength of the anti-penetration guidance of Eq. 7-8, 1 being the measured choice; 0
             switches it off.
-        eta: 0 is deterministic DDIM, 1 has the variance of DDPM.
+        solver: "multistep", or "ddim" (the paper's; it needs four times the steps and more).
+        eta: of "ddim" alone: 0 is deterministic, 1 has the variance of DDPM.
         given: a hand to keep: HandParams or a mapping with smplx's names, of batch shape () for num_samples
             different partners of it, or (num_samples,) for one partner each.
         given_side: which hand `given` is.
@@ -77,7 +95,8 @@ def sample(
     Raises:
         ValueError: an argument is out of range; both seed and generator are given; `given` does not fit.
     """
-    _check(num_samples, steps, cfg_scale, penetration_scale, eta, batch_size, seed, generator)
+    _check(num_samples, steps, cfg_scale, penetration_scale, batch_size, seed, generator)
+    solve = pick_solver(solver, eta)
     if given_side not in ("left", "right"):
         raise ValueError(f"given_side must be 'left' or 'right', got {given_side!r}")
     # States and poses are kept in full precision, whatever the network's.
@@ -96,8 +115,9 @@ def sample(
         denoiser = prior.denoiser
         sigma_of = lambda s: torch.tensor(s, device=device, dtype=dtype)
         if given is None:
-            one_hand = _batched(lambda rows: lambda x, s: denoiser(x, sigma_of(s)), num_samples, chunk, advance)
-            x0 = ddim(one_hand, draw(), levels, eta=eta, draw=draw)
+            alone = torch.zeros((), dtype=torch.bool, device=device)
+            first = lambda rows: lambda x, s: denoiser(x, sigma_of(s), has_relative=alone)
+            x0 = solve(_batched(first, num_samples, chunk, advance), draw(), levels, draw)
             # Line 6, x_l = Gamma(x_0): nothing to do in right-hand form but to forget where the hand was.
             anchor = torch.cat((x0[:, SLICES["own"]], torch.zeros_like(x0[:, SLICES["relative"]])), -1)
             frame = None
@@ -116,7 +136,7 @@ def sample(
 
             return denoise
 
-        partner = ddim(_batched(partner_of, num_samples, chunk, advance), draw(), levels, eta=eta, draw=draw)
+        partner = solve(_batched(partner_of, num_samples, chunk, advance), draw(), levels, draw)
 
     hands = prior.hands
     anchor, partner = prior.normalizer.anchor_inverse(anchor), prior.normalizer.partner_inverse(partner)
@@ -131,7 +151,7 @@ def sample(
 def ddim(
     denoise: Denoise, x: Tensor, levels: list[float], *, eta: float = 0.0, draw: Callable[[], Tensor] | None = None
 ) -> Tensor:
-    """Reverse process over `levels`, from noise to a clean sample.
+    """DDIM over `levels`, from noise to a clean sample.
 
     Args:
         denoise: (x_t, sigma) -> estimate of x_0; any guidance is in it.
@@ -154,6 +174,53 @@ def ddim(
         if spread and draw is not None:
             x = x + spread * draw()
     return x
+
+
+def multistep(denoise: Denoise, x: Tensor, levels: list[float]) -> Tensor:
+    """The flow over `levels`, from noise to a clean sample, by the second-order rule above.
+
+    Args:
+        denoise: (x_t, sigma) -> estimate of x_0; any guidance is in it.
+        x: (N, D) standard normal, the state at levels[0].
+        levels: falling sigmas, the last one 0.
+
+    Returns:
+        (N, D): the last estimate itself, so that what guidance has reached is kept.
+    """
+    last: tuple[Tensor, float] | None = None
+    for now, after in pairwise(levels):
+        x0 = denoise(x, now)
+        if after == 0:
+            return x0
+        step = math.asin(now) - math.asin(after)
+        flow = (x0 - math.sqrt(1 - now * now) * x) / now
+        slope = flow if last is None else flow + step / (2 * last[1]) * (flow - last[0])
+        x = x + step * slope
+        last = flow, step
+    return x
+
+
+SOLVERS: tuple[str, ...] = ("multistep", "ddim")
+"""Names of the reverse processes."""
+
+
+def pick_solver(
+    solver: str, eta: float = 0.0
+) -> Callable[[Denoise, Tensor, list[float], Callable[[], Tensor]], Tensor]:
+    """The reverse process of that name, called as solve(denoise, x, levels, draw).
+
+    Raises:
+        ValueError: there is none, or eta is out of range or not the solver's.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be in [0, 1], got {eta}")
+    if solver == "ddim":
+        return lambda denoise, x, levels, draw: ddim(denoise, x, levels, eta=eta, draw=draw)
+    if eta:
+        raise ValueError(f"eta belongs to solver='ddim'; {solver!r} is deterministic. Leave it out.")
+    return lambda denoise, x, levels, draw: multistep(denoise, x, levels)
 
 
 def _batched(make: Callable[[slice], Denoise], total: int, chunk: int, advance: Callable[[int], Any]) -> Denoise:
@@ -193,7 +260,6 @@ def _check(
     steps: int,
     cfg_scale: float,
     penetration_scale: float,
-    eta: float,
     batch_size: int | None,
     seed: int | None,
     generator: torch.Generator | None,
@@ -205,7 +271,5 @@ def _check(
         raise ValueError(f"cfg_scale must be a finite number, got {cfg_scale}")
     if not (math.isfinite(penetration_scale) and penetration_scale >= 0):
         raise ValueError(f"penetration_scale must be finite and not negative, got {penetration_scale}")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be in [0, 1], got {eta}")
     if seed is not None and generator is not None:
         raise ValueError("seed and generator are both given; pass one of them")

@@ -173,8 +173,8 @@ def sds_terms(
     if present is None:
         present = torch.ones(partner.shape[:-1], dtype=torch.bool, device=partner.device)
     paired = present.all(0)
-    # A hand by itself has no placement. The mean one stands in, or the estimate of its fingers would depend on
-    # where it happens to be.
+    # A hand alone has no placement. A network that has not learned such hands is given the mean one, or the estimate
+    # of the fingers would depend on where it happens to be.
     own = torch.arange(SIZE, device=partner.device) < SLICES["own"].stop
     partner = torch.where(paired[..., None] | own, partner, torch.zeros_like(partner))
     level = _per_pair("sigma", sigma, partner[0, ..., 0]).to(partner)
@@ -186,6 +186,7 @@ def sds_terms(
             add_noise(x, noise[:, None], level),
             level.expand(num_draws, *x.shape[:-1]),
             anchor.detach().expand(num_draws, *x.shape),
+            paired.expand(num_draws, *x.shape[:-1]),
             paired.expand(num_draws, *x.shape[:-1]),
             cfg_scale=cfg_scale,
         ).mean(0)

@@ -55,7 +55,12 @@ class GaussianDenoiser(nn.Module):
         self.register_buffer("std", std)
 
     def forward(
-        self, x_t: Tensor, sigma: Tensor, anchor: Tensor | None = None, has_anchor: Tensor | None = None
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        anchor: Tensor | None = None,
+        has_anchor: Tensor | None = None,
+        has_relative: Tensor | None = None,
     ) -> Tensor:
         a, level = signal(sigma)[..., None], sigma[..., None]
         square = self.std**2

@@ -26,9 +26,9 @@ from interhand_prior.canonical import SLICES, to_canonical
 from interhand_prior.denoiser import Denoiser, DenoiserConfig
 from interhand_prior.geometry import mutual_penetration_loss
 from interhand_prior.hands import open_hands
-from interhand_prior.schedule import CosineSchedule
+from interhand_prior.schedule import CosineSchedule, add_noise
 from interhand_prior.train import TrainConfig
-from interhand_prior.train.diffusion import diffusion_loss
+from interhand_prior.train.diffusion import diffusion_draws, diffusion_loss
 
 CONFIG = TrainConfig(steps=1)
 by_name = lambda methods: pytest.mark.parametrize("method", methods, ids=[method.name for method in methods])
@@ -42,7 +42,8 @@ def test_the_loss_draws_from_its_generator_alone(method: type[JointMethod]) -> N
     network = method.build(method.small_network)
     joint = freed(torch.randn(16, JOINT, generator=generator()))
     before = torch.get_rng_state()
-    losses = [float(method.loss(network, joint, CONFIG, generator(seed)).detach()) for seed in (1, 1, 2)]
+    draws = [method.draw(network, len(joint), CONFIG, generator(seed)) for seed in (1, 1, 2)]
+    losses = [float(method.loss(network, joint, drawn).detach()) for drawn in draws]
     assert torch.equal(torch.get_rng_state(), before)
     assert losses[0] == losses[1] != losses[2]
     assert method.validate(network, joint) == method.validate(network, joint)
@@ -116,7 +117,7 @@ def test_joint_sampling_recovers_a_known_gaussian(eta: float) -> None:
     normalizer = make_normalizer().float()
     method = Buddi(GaussianDenoiser(mean, std), normalizer)
     number, steps = 3000, 40
-    drawn = method.sample(number, steps=steps, eta=eta, seed=0, batch_size=2000)
+    drawn = method.sample(number, steps=steps, solver="ddim", eta=eta, seed=0, batch_size=2000)
     anchor, partner, _ = to_canonical(drawn, open_hands())
     joint = join(normalizer.anchor(anchor), normalizer.partner(partner))
     # All entries but the rotation, which is orthonormalised on its way to parameters.
@@ -131,8 +132,8 @@ def test_joint_sampling_recovers_a_known_gaussian(eta: float) -> None:
 
 def test_stochastic_sampling_depends_on_the_seed_alone() -> None:
     method = Buddi(BuddiNetwork(Buddi.small_network), make_normalizer().float())
-    drawn = method.sample(4, steps=4, eta=1.0, seed=0)
-    assert_close(method.sample(4, steps=4, eta=1.0, seed=0, batch_size=3), drawn, atol=1e-4)
+    drawn = method.sample(4, steps=4, solver="ddim", eta=1.0, seed=0)
+    assert_close(method.sample(4, steps=4, solver="ddim", eta=1.0, seed=0, batch_size=3), drawn, atol=1e-4)
     still = method.sample(4, steps=4, seed=0)
     assert (still.right.hand_pose - drawn.right.hand_pose).abs().max() > 1e-2
 
@@ -188,7 +189,7 @@ def test_anti_penetration_of_a_joint_method_moves_the_right_hand_alone() -> None
         return float(mutual_penetration_loss(left, right, faces, other).mean())
 
     assert depth(plain) > 1e-5
-    assert depth(guided) < 0.5 * depth(plain)
+    assert depth(guided) < 0.6 * depth(plain)
 
 
 # -- the variational autoencoder
@@ -230,7 +231,7 @@ def test_the_loss_is_minus_the_bound_per_entry() -> None:
     answer, mean, log_variance = network(joint, noise)
     torch.testing.assert_close(answer, network.decode(mean + (log_variance / 2).exp() * noise))
     expected = (negative_log_likelihood(answer, joint) + gaussian_kl(mean, log_variance).mean()) / 119
-    torch.testing.assert_close(VAE.loss(network, joint, CONFIG, generator(3)), expected)
+    torch.testing.assert_close(VAE.loss(network, joint, VAE.draw(network, 12, CONFIG, generator(3))), expected)
     assert torch.equal(freed(answer), answer)
 
 
@@ -319,10 +320,11 @@ def test_the_loss_splits_the_gradient_of_the_shared_network(denoiser: Denoiser) 
     """With equal weights: the same draws, the same loss, and the two gradients add up to the shared network's."""
     both = two_copies(denoiser).double()
     x0, _, anchor, _ = inputs(40)
-    options: dict[str, Any] = {"p_uncond": 0.3, "min_sigma": 1e-3}
+    draws = diffusion_draws(40, 64, CosineSchedule(), min_sigma=1e-3, generator=generator(2))
+    x_t, sigma = add_noise(x0, draws.noise.double(), draws.sigma.double()), draws.sigma.double()
     losses = []
     for network in (denoiser, both):
-        losses.append(diffusion_loss(network, CosineSchedule(), x0, anchor, generator=generator(2), **options))
+        losses.append(diffusion_loss(network(x_t, sigma, anchor, draws.keep >= 0.3).double(), x0, sigma))
         losses[-1].backward()
     torch.testing.assert_close(losses[0], losses[1])
     parts = [dict(network.named_parameters()) for network in (both.conditional, both.unconditional)]

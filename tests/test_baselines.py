@@ -28,7 +28,9 @@ from interhand_prior.canonical import to_canonical
 from interhand_prior.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from interhand_prior.denoiser import Denoiser, DenoiserConfig
 from interhand_prior.hands import open_hands
+from interhand_prior.token_denoiser import TokenDenoiserConfig
 from interhand_prior.train import TrainConfig
+from interhand_prior.train.log import read_log
 
 CONFIG = TrainConfig(
     steps=8, batch_size=16, warmup=3, log_every=4, val_every=8, ema_warmup=2, amp="off", weights="float32"
@@ -36,6 +38,7 @@ CONFIG = TrainConfig(
 JOINT_METHODS = [VAE, Buddi, WithoutDecomposition]
 NEW_TRAININGS = [*JOINT_METHODS, WithoutSharedNetwork, TokenCascade]
 WIDE = DenoiserConfig(embed=64, hidden=96, heads=2, layers=2)
+TOKENS = TokenDenoiserConfig(width=64, layers=1, heads=2, feedforward=64, embedding=64)
 TRAININGS = list({row.training: row for row in METHODS.values()}.values())
 by_label = lambda rows: pytest.mark.parametrize("row", rows, ids=[row.label for row in rows])
 by_name = lambda methods: pytest.mark.parametrize("method", methods, ids=[method.name for method in methods])
@@ -60,8 +63,9 @@ def stop_after(count: int) -> Callable[[], bool]:
     return lambda: next(left, None) is None
 
 
-def read_log(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+def kind_of(method: type[Method]) -> str:
+    """Of its checkpoint: some methods are priors for `load_prior`."""
+    return "prior" if method in (Ours, TokenCascade) else "baseline"
 
 
 def count(module: nn.Module) -> int:
@@ -164,7 +168,7 @@ def test_a_saved_method_is_the_same(row: Entry, runs: Path, tmp_path: Path) -> N
     assert torch.equal(torch.get_rng_state(), before)
     assert_same(row.sample(again, 3, steps=2, seed=0), row.sample(method, 3, steps=2, seed=0))
     info = json.loads((tmp_path / "copy" / "config.json").read_text())["config"]["info"]
-    assert (info["steps"], info["pairs"], info["seed"]) == (8, 23, 0)
+    assert (info["steps"], info["samples"], info["seed"]) == (8, 46, 0)
 
 
 @by_label(TRAININGS)
@@ -173,8 +177,7 @@ def test_the_stored_weights_have_the_configured_type(row: Entry, pairs: TwoHands
     method = row.fit(pairs, config, tmp_path, network=row.method.small_network, val_pairs=pairs[:3])
     assert all(parameter.dtype == torch.float32 for parameter in method.module.parameters())
     assert not any(parameter.requires_grad for parameter in method.module.parameters())
-    kind = "prior" if row.method is Ours else "baseline"
-    _, tensors = read_checkpoint(tmp_path / row.method.result, kind=kind)
+    _, tensors = read_checkpoint(tmp_path / row.method.result, kind=kind_of(row.method))
     network = [v.dtype for k, v in tensors.items() if k.startswith(("network.", "denoiser."))]
     assert set(network) == {torch.float16}
     assert tensors["normalizer.std"].dtype == torch.float32
@@ -219,15 +222,15 @@ def test_stopping_and_resuming_changes_no_bit(
     assert state["position"]["step"] == 3
     torch.manual_seed(12345)
     row.fit(pairs, CONFIG, tmp_path, **options)
-    for folder, kind in (("state", "training state"), ("result", "baseline")):
+    for folder, kind in (("state", "training state"), (method.result, kind_of(method))):
         _, whole = read_checkpoint(runs / row.training / folder, kind=kind)
         _, parts = read_checkpoint(tmp_path / folder, kind=kind)
         assert whole.keys() == parts.keys()
         assert all(torch.equal(value, parts[name]) for name, value in whole.items())
     # A finished run is found, not trained again.
-    steps = len(read_log(tmp_path))
+    steps = len(read_log(tmp_path / "log.csv"))
     row.fit(pairs, CONFIG, tmp_path, **options)
-    assert len(read_log(tmp_path)) == steps
+    assert len(read_log(tmp_path / "log.csv")) == steps
 
 
 @by_name(NEW_TRAININGS)
@@ -251,7 +254,7 @@ def test_two_methods_cannot_share_a_folder(pairs: TwoHands, runs: Path) -> None:
         (Buddi, BuddiConfig(width=64, layers=1, heads=2, feedforward=64, embedding=64), (0.7, 0.1)),
         (WithoutDecomposition, WIDE, (0.7, 0.1)),
         (WithoutSharedNetwork, WIDE, (0.7, 0.1)),
-        (TokenCascade, BuddiConfig(width=64, layers=1, heads=2, feedforward=64, embedding=64), (0.7, 0.1)),
+        (TokenCascade, TOKENS, (0.7, 0.1)),
     ],
     ids=[method.name for method in NEW_TRAININGS],
 )
@@ -261,10 +264,10 @@ def test_two_pairs_are_learned(
     """A denoiser that has learned nothing has a loss near 1, a VAE a bound near 1.4 nats an entry."""
     config = dataclasses.replace(CONFIG, steps=60, batch_size=32, lr=1e-2, log_every=10, val_every=60, ema=0.9)
     method.fit(pairs[:2], config, tmp_path, network=network, val_pairs=pairs[:2])
-    losses = [line["loss"] for line in read_log(tmp_path) if "loss" in line]
+    losses = [line["loss"] for line in read_log(tmp_path / "log.csv") if "loss" in line]
     assert losses[-1] < fall[0]
     assert losses[-1] < losses[0] - fall[1]
-    numbers = read_log(tmp_path)[-1]
+    numbers = read_log(tmp_path / "log.csv")[-1]
     seen = [key for key in ("val_bound", "val_joint", "val_cond") if key in numbers]
     assert len(seen) == 1
     assert numbers[seen[0]] < losses[0]
@@ -279,7 +282,7 @@ def test_both_views_of_a_pair_are_used(method: type[JointMethod], pairs: TwoHand
         assert (task.count, len(task.val_joint)) == (48 if mirror else 24, 8)
     corpus = Corpus.read(pairs, CONFIG, tmp_path, val_pairs=pairs[:4])
     task = JointTask(method, method.small_network, corpus, CONFIG)
-    for view, rows in ((pairs, slice(0, 24)), (pairs.mirrored(), slice(24, 48))):
+    for view, rows in ((pairs, slice(0, 48, 2)), (pairs.mirrored(), slice(1, 48, 2))):
         anchor, partner, _ = to_canonical(view, open_hands())
         expected = join(corpus.normalizer.anchor(anchor), corpus.normalizer.partner(partner))
         torch.testing.assert_close(task.joint[rows], expected, atol=1e-4, rtol=0)

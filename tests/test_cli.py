@@ -65,10 +65,18 @@ def test_options_reach_the_sampler(folder: Path, tmp_path: Path, monkeypatch: py
         return sample(prior, number, steps=1, seed=0)  # type: ignore[arg-type]
 
     monkeypatch.setattr(interhand_prior, "sample", fake)
-    flags = ["--cfg-scale", "1.5", "--penetration-scale", "0", "--eta", "0.25", "--batch-size", "7"]
+    flags = ["--cfg-scale", "1.5", "--penetration-scale", "0", "--solver", "ddim", "--eta", "0.25", "--batch-size", "7"]
     flags += ["--seed", "11", "--no-png", "--no-glb"]
     assert run(folder, tmp_path / "a", *flags) == 0
-    wanted = {"steps": 2, "cfg_scale": 1.5, "penetration_scale": 0.0, "eta": 0.25, "batch_size": 7, "seed": 11}
+    wanted = {
+        "steps": 2,
+        "cfg_scale": 1.5,
+        "penetration_scale": 0.0,
+        "solver": "ddim",
+        "eta": 0.25,
+        "batch_size": 7,
+        "seed": 11,
+    }
     assert seen == wanted | {"number": 2, "progress": False, "dtype": torch.float32}
     seen.clear()
     # What is not said is left to `sample`.

@@ -1,4 +1,4 @@
-"""Algorithm 2: DDIM against diffusers and a closed-form Gaussian, the cascade, hands that are kept."""
+"""Algorithm 2: the solvers against diffusers, a closed-form Gaussian and their order; the cascade; hands kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from interhand_prior.canonical import SLICES, Side, to_canonical
 from interhand_prior.guidance.cfg import guided_x0
 from interhand_prior.hands import MIDDLE_MCP
 from interhand_prior.rotations import axis_angle_to_matrix
-from interhand_prior.sampling import ddim
+from interhand_prior.sampling import SOLVERS, ddim, multistep
 from interhand_prior.schedule import CosineSchedule
 
 #: Fast, and without the surfaces.
@@ -83,6 +83,53 @@ def test_the_sampler_recovers_a_gaussian(eta: float, steps: int) -> None:
     torch.testing.assert_close(found.T.cov(), covariance, atol=0.04, rtol=0)
 
 
+def gaussian_flow(scale: float, start: Tensor, steps: int, solver: str) -> Tensor:
+    """Samples of N(0, scale^2): the flow is exact as x(0) = scale x(1)."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        a = math.sqrt(1 - sigma * sigma)
+        return a * scale**2 / (a * a * scale**2 + sigma * sigma) * x
+
+    levels = CosineSchedule(1e-8).steps(steps)
+    return multistep(denoise, start, levels) if solver == "multistep" else ddim(denoise, start, levels)
+
+
+def test_a_standard_normal_stays_what_it_is_but_for_ddim() -> None:
+    start = torch.randn(4, 8, generator=generator(), dtype=torch.float64)
+    found = gaussian_flow(1.0, start, 10, "multistep")
+    # The last step takes the estimate itself, which is cos(pi / 20) x here.
+    torch.testing.assert_close(found, math.cos(math.pi / 20) * start, atol=1e-6, rtol=0)
+    shrunk = gaussian_flow(1.0, start, 10, "ddim")
+    torch.testing.assert_close(shrunk, math.cos(math.pi / 20) ** 10 * start, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.8, 1.5])
+def test_the_multistep_rule_is_of_second_order(scale: float) -> None:
+    """Half the step, a quarter of the error; DDIM halves it."""
+    start = torch.ones(1, 1, dtype=torch.float64)
+    errors = {
+        name: [abs(float(gaussian_flow(scale, start, steps, name)) - scale) for steps in (50, 100)] for name in SOLVERS
+    }
+    assert errors["multistep"][1] < errors["multistep"][0] / 3
+    assert errors["multistep"][0] < errors["ddim"][0] / 4
+    assert errors["ddim"][0] / 3 < errors["ddim"][1] < errors["ddim"][0] / 1.5
+
+
+def test_two_steps_of_the_rule_by_hand() -> None:
+    sigmas = [0.9, 0.5, 0.2, 0.0]
+    angles = [math.asin(s) for s in sigmas]
+    x, flows = torch.tensor([[1.3]], dtype=torch.float64), []
+    x0_of = lambda x, sigma: torch.tanh(x) + sigma
+    wanted = x
+    for k in range(2):
+        flow = (x0_of(wanted, sigmas[k]) - math.cos(angles[k]) * wanted) / math.sin(angles[k])
+        flows.append(flow)
+        step = angles[k] - angles[k + 1]
+        slope = flow if k == 0 else flow + step / (angles[0] - angles[1]) / 2 * (flow - flows[0])
+        wanted = wanted + step * slope
+    torch.testing.assert_close(multistep(x0_of, x, sigmas), x0_of(wanted, 0.2), atol=1e-12, rtol=0)
+
+
 def test_the_cascade_recovers_a_gaussian() -> None:
     mean = torch.randn(64, generator=generator(), dtype=torch.float64)
     std = 0.2 + torch.rand(64, generator=generator(1), dtype=torch.float64)
@@ -98,7 +145,7 @@ def test_the_cascade_recovers_a_gaussian() -> None:
 
 def test_sample_is_two_runs_of_ddim(prior: TwoHandPrior) -> None:
     """Algorithm 2 without its batches: the anchor from p(x), then the partner given it, both with Eq. 4."""
-    found = sample(prior, 3, steps=5, cfg_scale=0.7, penetration_scale=0, seed=4)
+    found = sample(prior, 3, steps=5, cfg_scale=0.7, penetration_scale=0, seed=4, solver="ddim")
     draws = generator(4)
     levels = [torch.tensor(s, dtype=torch.float64) for s in prior.schedule.steps(5)]
 
@@ -126,7 +173,9 @@ def test_sample_is_two_runs_of_ddim(prior: TwoHandPrior) -> None:
 # Seeds and batches -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"eta": 0.8}, {"given": random_hand()}], ids=["cascade", "eta", "given"])
+@pytest.mark.parametrize(
+    "options", [{}, {"solver": "ddim", "eta": 0.8}, {"given": random_hand()}], ids=["cascade", "eta", "given"]
+)
 def test_the_batch_size_changes_nothing(prior32: TwoHandPrior, options: dict[str, Any]) -> None:
     whole = sample(prior32, 5, seed=3, **QUICK, **options)
     for batch_size in (1, 2, 4, 99):

@@ -1,6 +1,8 @@
-"""The cascade with a transformer over parameter tokens: what its network sees and passes through."""
+"""The transformer over parameter tokens: what it sees and passes through, and hands alone (of both networks)."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,15 +10,20 @@ from helpers import generator, make_normalizer
 from torch import Tensor
 
 from interhand_prior import TwoHandPrior, sample
-from interhand_prior.baselines.token_cascade import TokenCascade, TokenDenoiser
 from interhand_prior.canonical import SLICES
+from interhand_prior.denoiser import ConditionalDenoiser, Denoiser, DenoiserConfig
+from interhand_prior.networks import NETWORKS, make_denoiser, network_config, network_facts
+from interhand_prior.token_denoiser import TokenDenoiser, TokenDenoiserConfig
+
+SMALL = TokenDenoiserConfig(width=16, layers=1, heads=2, feedforward=32, embedding=16)
+SMALL_LAYERS = DenoiserConfig(embed=16, hidden=32, heads=2, layers=2, alone=True)
 
 
 @pytest.fixture(scope="module")
 def network() -> TokenDenoiser:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return TokenDenoiser(TokenCascade.small_network).double().eval()
+        return TokenDenoiser(SMALL).double().eval()
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -65,7 +72,66 @@ def test_every_parameter_group_reaches_every_other(network: TokenDenoiser) -> No
 
 
 def test_it_is_a_prior_like_any_other(network: TokenDenoiser) -> None:
-    prior = TwoHandPrior(network, make_normalizer())  # type: ignore[arg-type]
+    prior = TwoHandPrior(network, make_normalizer())
     pairs = sample(prior, 3, steps=3, seed=0)
     kept = sample(prior, 2, steps=3, seed=0, given=pairs.left[0])
     assert torch.equal(kept.left.hand_pose, pairs.left.hand_pose[:1].expand(2, -1))
+
+
+@pytest.fixture(scope="module", params=[SMALL, SMALL_LAYERS], ids=["tokens", "layers"])
+def any_network(request: pytest.FixtureRequest) -> ConditionalDenoiser:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make_denoiser(request.param).double().eval()
+
+
+def test_a_hand_alone_has_no_place(any_network: ConditionalDenoiser) -> None:
+    """Its relative entries are neither read nor answered; the other samples are as they were."""
+    x, sigma, placed = draw(6, 64), torch.full((6,), 0.5, dtype=torch.float64), torch.arange(6) % 2 == 0
+    found = any_network(x, sigma, has_relative=placed)
+    moved = x.clone()
+    moved[:, SLICES["relative"]] += 1
+    again = any_network(moved, sigma, has_relative=placed)
+    assert torch.equal(found[~placed], again[~placed])
+    assert (found[~placed][:, SLICES["relative"]] == 0).all()
+    torch.testing.assert_close(found[placed], any_network(x, sigma)[placed], atol=1e-12, rtol=0)
+    assert ((found - again)[placed].abs().amax(1) > 1e-3).all()
+    assert ((found - any_network(x, sigma))[~placed][:, SLICES["own"]].abs().amax(1) > 1e-6).all()
+
+
+def test_a_network_that_knows_no_hands_alone_takes_them_for_partners() -> None:
+    network = Denoiser(DenoiserConfig(embed=16, hidden=32, heads=2, layers=2)).double()
+    x, sigma = draw(4, 64), torch.full((4,), 0.5, dtype=torch.float64)
+    assert torch.equal(network(x, sigma, has_relative=torch.zeros(4, dtype=torch.bool)), network(x, sigma))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_rebuilt_from_its_facts(name: str) -> None:
+    config = NETWORKS[name][0](layers=3, alone=False)
+    facts = network_facts(config)
+    assert facts["network"] == name
+    assert network_config(facts) == config
+    with torch.device("meta"):
+        assert type(make_denoiser(config)) is NETWORKS[name][1]
+
+
+def test_unknown_networks_are_refused() -> None:
+    with pytest.raises(ValueError, match="one of layers, tokens, got 'bricks'"):
+        network_config({"network": "bricks"})
+    with pytest.raises(TypeError, match="got int"):
+        make_denoiser(3)  # type: ignore[arg-type]
+    assert network_config({"embed": 16}) == DenoiserConfig(embed=16)
+
+
+def test_a_prior_of_tokens_is_stored_and_loaded(network: TokenDenoiser, tmp_path: Path) -> None:
+    prior = TwoHandPrior(network, make_normalizer())
+    again = TwoHandPrior.from_folder(prior.save_pretrained(tmp_path), dtype=torch.float64)
+    assert again.denoiser.config == SMALL
+    first, second = (sample(one, 2, steps=2, seed=0).right.transl for one in (prior, again))
+    torch.testing.assert_close(first, second, atol=1e-6, rtol=0)  # the normaliser is stored in float32
+
+
+@pytest.mark.parametrize(("width", "heads"), [(30, 4), (0, 4), (16, 0), (-16, 1)])
+def test_impossible_widths_are_refused(width: int, heads: int) -> None:
+    with pytest.raises(ValueError, match="width a multiple of 2"):
+        TokenDenoiserConfig(width=width, heads=heads)

@@ -11,7 +11,7 @@ layers of self-attention and feed-forward; two layers with Swish from each token
 
 Departures from the source. The left hand has no rotation and offset tokens, because in the canonical frame of
 Eq. 5 they are constant: BUDDI has them, in the camera's frame. Noise schedule, preconditioning, loss weight and
-DDIM sampler are ours, so that the method alone differs; BUDDI estimates x_0 outright under its own schedule.
+sampler are ours, so that the method alone differs; BUDDI estimates x_0 outright under its own schedule.
 Normalisation comes before each layer's part (BUDDI: after it), which trains at our learning rate. BUDDI's
 guidance tokens, its losses on vertices, and its contact data have no counterpart here. The paper's own changes
 for BUDDI* are in its supplement, which we did not have.
@@ -26,15 +26,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..canonical import SIZE, SLICES
-from ..denoiser import SelfAttention, positional_encoding
+from ..denoiser import positional_encoding
 from ..schedule import signal
+from ..token_denoiser import EncoderLayer, two_layers
 from .joint import JOINT, JointDiffusion
 
-__all__ = ["Buddi", "BuddiConfig", "BuddiNetwork", "EncoderLayer", "two_layers"]
+__all__ = ["Buddi", "BuddiConfig", "BuddiNetwork"]
 
 _PARAMETERS = ("hand_pose", "betas", "rot6d", "transl")
 _TOKENS: tuple[tuple[int, str], ...] = (
@@ -88,7 +88,7 @@ class BuddiNetwork(nn.Module):
         self.embed_level = two_layers(width, width, width)
         self.hand = nn.Parameter(0.02 * torch.randn(2, width))
         self.parameter = nn.Parameter(0.02 * torch.randn(len(_PARAMETERS), width))
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(EncoderLayer(width, config.heads, config.feedforward) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.unembed = nn.ModuleList(two_layers(width, config.embedding, size) for size in self.sizes)
 
@@ -123,37 +123,6 @@ class BuddiNetwork(nn.Module):
     def _token_embedding(self) -> Tensor:
         """Which hand and which parameter a token is: (6, width)."""
         return torch.stack([self.hand[hand] + self.parameter[_PARAMETERS.index(name)] for hand, name in _TOKENS])
-
-
-class _Attention(SelfAttention):
-    """The same attention by matrix products: with seven tokens they are faster than products entry by entry."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
-        q, k, v = self.qkv(self.norm(tokens)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(2, 3)
-        weight = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
-        return self.out((weight @ v).transpose(1, 2).flatten(-2))
-
-
-class EncoderLayer(nn.Module):
-    """t + attention(t), then t + feed-forward(t), each of the normalised tokens."""
-
-    def __init__(self, config: BuddiConfig) -> None:
-        super().__init__()
-        self.attention = _Attention(config.width, config.heads)
-        self.norm = nn.LayerNorm(config.width)
-        self.up = nn.Linear(config.width, config.feedforward)
-        self.down = nn.Linear(config.feedforward, config.width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
-        tokens = tokens + self.attention(tokens)
-        return tokens + self.down(F.relu(self.up(self.norm(tokens))))
-
-
-def two_layers(inputs: int, inner: int, outputs: int) -> nn.Sequential:
-    """Two linear layers with Swish between them."""
-    return nn.Sequential(nn.Linear(inputs, inner), nn.SiLU(), nn.Linear(inner, outputs))
 
 
 class Buddi(JointDiffusion):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from ..denoiser import Denoiser
+from ..denoiser import ConditionalDenoiser
 from ..prior import TwoHandPrior
 from ..schedule import CosineSchedule
 from ..train import TrainConfig
@@ -60,17 +60,12 @@ class Cascade(Ours):
     ) -> M:
         """See `Method.fit`."""
         corpus = Corpus.read(pairs, config, out, val_pairs=val_pairs, hands=hands)
-        denoiser = cast(Denoiser, fresh(lambda: cls.build(network or cls.network_type()), config.seed))
-        parts = (denoiser, corpus.normalizer, CosineSchedule(), corpus.train, corpus.held_out, config)
-        run(
-            _Task(cls, *parts, vectors=corpus.vectors),
-            config,
-            out,
-            resume=resume,
-            progress=progress,
-            should_stop=should_stop,
-        )
-        return cls.from_folder(Path(out) / cls.result, hands=corpus.train[0].hands)
+        denoiser = cast(ConditionalDenoiser, fresh(lambda: cls.build(network or cls.network_type()), config.seed))
+        hands = corpus.train[0].hands
+        data = (corpus.normalizer, CosineSchedule(), corpus.samples, corpus.val_samples, config)
+        task = _Task(cls, denoiser, *data, held_out=corpus.held_out, hands=hands)
+        run(task, config, out, resume=resume, progress=progress, should_stop=should_stop)
+        return cls.from_folder(Path(out) / cls.result, hands=hands)
 
     def save(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
         """See `Method.save`."""
@@ -84,7 +79,8 @@ class Cascade(Ours):
         """See `Method.from_folder`."""
         make = lambda widths: cls.build(cls.network_type(**widths))
         network, normalizer, info = read_network(folder, cls.name, make)
-        return cls(TwoHandPrior(cast(Denoiser, network), normalizer, CosineSchedule(), hands=hands, info=info))
+        denoiser = cast(ConditionalDenoiser, network)
+        return cls(TwoHandPrior(denoiser, normalizer, CosineSchedule(), hands=hands, info=info))
 
 
 class _Task(DiffusionTask):

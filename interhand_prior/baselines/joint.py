@@ -8,7 +8,7 @@ of which the anchor's last nine entries are constant (it is the origin of the fr
 They are no part of what is learned: networks neither see noise in them nor answer anything but zero, so the loss
 has no share of them and the reverse process ends at zero.
 
-A joint diffusion model uses our noise schedule, preconditioning, loss weight and DDIM sampler; it has no condition,
+A joint diffusion model uses our noise schedule, preconditioning, loss weight and sampler; it has no condition,
 hence neither condition dropout nor classifier-free guidance. Anti-penetration guidance is off by default, as in the
 compared methods' sources; with `penetration_scale` > 0 the right hand is guided away from the left hand's current
 clean estimate (Eq. 7-8), so that methods can be compared at equal guidance.
@@ -33,11 +33,11 @@ from ..guidance import AntiPenetration, PairSurfaces
 from ..hands import HandPair, load_hands, open_hands
 from ..params import TwoHands
 from ..progress import progress_bar
-from ..sampling import ddim
+from ..sampling import pick_solver
 from ..schedule import CosineSchedule, add_noise
 from ..train import TrainConfig
-from ..train.data import PairSource, Vectors, fingerprint, to_vectors
-from ..train.diffusion import diffusion_loss, fresh
+from ..train.data import PairSource, Samples
+from ..train.diffusion import Draws, diffusion_draws, diffusion_loss, fresh
 from ..train.run import run
 from ..train.task import Task
 from ..train.validation import LEVELS
@@ -112,7 +112,12 @@ class JointMethod(Method):
 
     @staticmethod
     @abstractmethod
-    def loss(network: nn.Module, joint: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    def draw(network: nn.Module, size: int, config: TrainConfig, generator: torch.Generator) -> Any:
+        """What is random about the loss of `size` samples; see `Task.draw`."""
+
+    @staticmethod
+    @abstractmethod
+    def loss(network: nn.Module, joint: Tensor, draws: Any) -> Tensor:
         """The training loss, (), on joint vectors (B, 128)."""
 
     @staticmethod
@@ -169,13 +174,13 @@ class JointTask(Task):
         self.config = config
         self.corpus = corpus
         self.module = fresh(lambda: method.build(network), config.seed)
-        self.joint = self._joint(corpus.vectors)
-        self.val_joint = self._joint(to_vectors(corpus.held_out, mirror=True, name="val_pairs"))
+        self.joint = self._joint(corpus.samples)
+        self.val_joint = self._joint(corpus.val_samples)
         self.count = len(self.joint)
         normalizer = corpus.normalizer
         self.facts = {
             "method": method.name,
-            "pairs": fingerprint(corpus.train),
+            "pairs": corpus.samples.fingerprint,
             "network": dataclasses.asdict(network),
             "normalizer": [normalizer.mean.tolist(), normalizer.std.tolist()],
         }
@@ -184,9 +189,13 @@ class JointTask(Task):
         """Move the vectors."""
         self.joint, self.val_joint = self.joint.to(device), self.val_joint.to(device)
 
-    def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, size: int, generator: torch.Generator) -> Any:
         """The method's."""
-        return self.method.loss(self.module, self.joint[rows], self.config, generator)
+        return self.method.draw(self.module, size, self.config, generator)
+
+    def loss(self, batch: Tensor, draws: Any) -> Tensor:
+        """The method's, on the rows `batch` (B,)."""
+        return self.method.loss(self.module, self.joint[batch], draws)
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         """The method's."""
@@ -195,13 +204,13 @@ class JointTask(Task):
     def keep(self, average: nn.Module, folder: Path, info: dict[str, Any], final: bool) -> None:
         """Store the method."""
         network = copy.deepcopy(average).cpu()
-        info = {"pairs": sum(map(len, self.corpus.train)), **info}
+        info = {"samples": self.count, **info}
         method = self.method(network, self.corpus.normalizer, hands=self.corpus.train[0].hands, info=info)
         method.save(folder, dtype=getattr(torch, self.config.weights))
 
-    def _joint(self, vectors: Vectors) -> Tensor:
-        normalizer = self.corpus.normalizer
-        return join(normalizer.anchor(vectors.anchor), normalizer.partner(vectors.partner))
+    def _joint(self, samples: Samples) -> Tensor:
+        normalizer, batch = self.corpus.normalizer, samples.fetch(torch.arange(samples.count))
+        return join(normalizer.anchor(batch.anchor), normalizer.partner(batch.partner))
 
 
 class JointDiffusion(JointMethod):
@@ -210,17 +219,16 @@ class JointDiffusion(JointMethod):
     schedule = CosineSchedule()
 
     @staticmethod
-    def loss(network: nn.Module, joint: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    def draw(network: nn.Module, size: int, config: TrainConfig, generator: torch.Generator) -> Draws:
+        """Levels and noise."""
+        schedule = JointDiffusion.schedule
+        return diffusion_draws(size, JOINT, schedule, min_sigma=config.min_sigma, generator=generator)
+
+    @staticmethod
+    def loss(network: nn.Module, joint: Tensor, draws: Draws) -> Tensor:
         """Algorithm 1 without a condition."""
-        return diffusion_loss(
-            network,
-            JointDiffusion.schedule,
-            joint,
-            None,
-            p_uncond=config.p_uncond,
-            min_sigma=config.min_sigma,
-            generator=generator,
-        )
+        x_t = add_noise(joint, draws.noise, draws.sigma)
+        return diffusion_loss(network(x_t, draws.sigma), joint, draws.sigma)
 
     @staticmethod
     @torch.no_grad()
@@ -243,21 +251,23 @@ class JointDiffusion(JointMethod):
         self,
         num: int = 1,
         *,
-        steps: int = 50,
+        steps: int = 25,
         penetration_scale: float = 0.0,
+        solver: str = "multistep",
         eta: float = 0.0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool = False,
     ) -> TwoHands:
-        """Draw pairs by DDIM over both hands at once.
+        """Draw pairs by one reverse process over both hands at once.
 
         Args:
             num: how many pairs.
             steps: denoising steps.
             penetration_scale: strength of anti-penetration guidance of the right hand by the left one; 0: none.
-            eta: 0 is deterministic DDIM, 1 has the variance of DDPM.
+            solver: see `interhand_prior.sample`.
+            eta: likewise.
             seed: see `Method.sample`.
             generator: likewise.
             batch_size: likewise.
@@ -271,8 +281,7 @@ class JointDiffusion(JointMethod):
         """
         if not (math.isfinite(penetration_scale) and penetration_scale >= 0):
             raise ValueError(f"penetration_scale must be finite and not negative, got {penetration_scale}")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        solve = pick_solver(solver, eta)
         chunk = chunk_size(num, batch_size)
         levels = self.schedule.steps(steps)
         draw = noise_source(num, JOINT, self.device, seed, generator)
@@ -287,7 +296,7 @@ class JointDiffusion(JointMethod):
                 return x0
 
             denoise = lambda x, sigma: torch.cat([estimate(part, sigma) for part in x.split(chunk)])
-            joint = ddim(denoise, draw(), levels, eta=eta, draw=draw)
+            joint = solve(denoise, draw(), levels, draw)
         return to_hands(joint, self.normalizer.to(joint.device), self.hands)
 
     def _surfaces(self) -> PairSurfaces:

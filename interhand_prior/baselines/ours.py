@@ -55,13 +55,14 @@ class Ours(Method):
         out: str | os.PathLike[str],
         *,
         val_pairs: PairSource | None = None,
-        network: DenoiserConfig | None = None,
+        network: Any = None,
         hands: Any = None,
         resume: bool = False,
         progress: bool = False,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> M:
         """See `Method.fit`. What is stored is a prior for `load_prior`."""
+        network = network or cls.network_type()
         options: dict[str, Any] = {"val_pairs": val_pairs, "network": network, "hands": hands, "resume": resume}
         return cls(train(pairs, config, out, progress=progress, should_stop=should_stop, **options))
 
@@ -69,7 +70,7 @@ class Ours(Method):
         self,
         num: int = 1,
         *,
-        steps: int = 50,
+        steps: int = 25,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
@@ -85,7 +86,7 @@ class Ours(Method):
             generator: likewise.
             batch_size: likewise.
             progress: likewise.
-            options: of `interhand_prior.sample`: `cfg_scale`, `penetration_scale`, `eta`; with its defaults.
+            options: of `interhand_prior.sample`: `cfg_scale`, `penetration_scale`, `solver`, `eta`; with its defaults.
 
         Returns:
             (num,) pairs.

@@ -24,8 +24,7 @@ from ..checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from ..hands import load_hands
 from ..params import TwoHands
 from ..train import TrainConfig
-from ..train.data import PairSource, Vectors, load_corpus
-from ..train.diffusion import training_vectors
+from ..train.data import PairSource, Samples, load_corpus, read_samples
 from ..train.run import first_pairs, stored_normalizer
 
 __all__ = [
@@ -98,7 +97,7 @@ class Method(ABC):
         self,
         num: int = 1,
         *,
-        steps: int = 50,
+        steps: int = 25,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
@@ -207,13 +206,15 @@ class Corpus:
     Attributes:
         train: training pairs.
         held_out: validation pairs, at most `config.max_val`.
-        vectors: of `train`, with the mirror views if the config says so.
+        samples: of `train`, with the mirror views if the config says so.
+        val_samples: of `held_out`, with the mirror views.
         normalizer: fitted to the partners; both hands share it.
     """
 
     train: list[TwoHands]
     held_out: list[TwoHands]
-    vectors: Vectors
+    samples: Samples
+    val_samples: Samples
     normalizer: Normalizer
 
     @classmethod
@@ -226,12 +227,20 @@ class Corpus:
         val_pairs: PairSource | None = None,
         hands: Any = None,
     ) -> Corpus:
-        """Read the pairs; see `Method.fit` for the arguments."""
+        """Read the pairs; see `Method.fit` for the arguments. Hands alone are left out.
+
+        Raises:
+            ValueError: there are fewer than two samples.
+        """
         models = None if hands is None else load_hands(hands)
         train, held_out = load_corpus(pairs, val_pairs, hands=models)
-        vectors = training_vectors(train, config)
-        normalizer = stored_normalizer(Path(out)) or Normalizer.fit(vectors.partner)
-        return cls(train, first_pairs(held_out, config.max_val), vectors, normalizer)
+        held_out = first_pairs(held_out, config.max_val)
+        # An iterable, even an empty one: None would cut validation pairs off the training pairs.
+        data = read_samples(train, held_out, mirror=config.mirror, max_val=config.max_val)
+        if data.train.count < 2:
+            raise ValueError(f"pairs: at least 2 training pairs are needed, got {data.train.count}")
+        normalizer = stored_normalizer(Path(out)) or data.train.moments().normalizer()
+        return cls(train, held_out, data.train, data.val, normalizer)
 
 
 def write_network(

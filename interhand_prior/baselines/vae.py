@@ -131,11 +131,19 @@ class VAE(JointMethod):
         return VAENetwork(network)
 
     @staticmethod
-    def loss(network: nn.Module, joint: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-        """-ELBO per free entry, so that its size does not depend on their number."""
+    def draw(network: nn.Module, size: int, config: TrainConfig, generator: torch.Generator) -> Tensor:
+        """The noise of the latents."""
         width = cast(VAENetwork, network).config.latent
-        noise = torch.randn(len(joint), width, generator=generator, device=joint.device)
-        reconstruction, mean, log_variance = network(joint, noise)
+        return torch.randn(size, width, generator=generator, device=generator.device)
+
+    @staticmethod
+    def loss(network: nn.Module, joint: Tensor, draws: Tensor) -> Tensor:
+        """-ELBO per free entry, so that its size does not depend on their number.
+
+        The variance of the likelihood is the batch's: the loss is no mean over samples, and parts of a batch (several
+        processes, `accumulate`) have each their own.
+        """
+        reconstruction, mean, log_variance = network(joint, draws)
         return (negative_log_likelihood(reconstruction, joint) + gaussian_kl(mean, log_variance).mean()) / FREE
 
     @staticmethod
@@ -156,7 +164,7 @@ class VAE(JointMethod):
         self,
         num: int = 1,
         *,
-        steps: int = 50,
+        steps: int = 25,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,

@@ -40,29 +40,36 @@ class SeparateDenoisers(nn.Module):
         return self.unconditional.null
 
     def forward(
-        self, x_t: Tensor, sigma: Tensor, anchor: Tensor | None = None, has_anchor: Tensor | None = None
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        anchor: Tensor | None = None,
+        has_anchor: Tensor | None = None,
+        has_relative: Tensor | None = None,
     ) -> Tensor:
-        """Estimate the clean partner; see `Denoiser.forward`.
+        """Estimate the clean partner; see `ConditionalDenoiser.forward`.
 
         Args:
             x_t: (..., 64).
             sigma: (...) or scalar.
             anchor: (..., 64); None: no anchor for any sample.
             has_anchor: (...) bool: which network a sample goes to. None: every sample has an anchor.
+            has_relative: (...) bool; None: every sample has a place.
 
         Returns:
             x_0, (..., 64).
         """
         if anchor is None:
-            return self.unconditional(x_t, sigma)
+            return self.unconditional(x_t, sigma, has_relative=has_relative)
         if has_anchor is None:
             return self.conditional(x_t, sigma, anchor)
         batch = x_t.shape[:-1]
         level, anchor = sigma.to(x_t.device).expand(batch), anchor.expand(x_t.shape)
         given, alone = has_anchor.expand(batch), ~has_anchor.expand(batch)
+        placed = None if has_relative is None else has_relative.expand(batch)[alone]
         x0 = torch.zeros_like(x_t)
         x0[given] = self.conditional(x_t[given], level[given], anchor[given])
-        x0[alone] = self.unconditional(x_t[alone], level[alone])
+        x0[alone] = self.unconditional(x_t[alone], level[alone], has_relative=placed)
         return x0
 
 

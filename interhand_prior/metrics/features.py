@@ -1,12 +1,14 @@
 """The feature network of the evaluation protocol (paper Sec. 4.1): two hands as a point cloud -> a feature vector.
 
-PointNet++ reads the points of both hands, each with a label of its side, and is trained to regress
+A network of the PointNet++ family (pair_reader.py; or pointnet2.py, the paper's own) reads the points of both hands,
+each with a label of its side, and is trained to regress
 
     left hand_pose 45 | right hand_pose 45 | rot6d 6 | t 3           (TARGETS; 99 numbers, canonical.py's, Eq. 5)
 
 in units of the training set's standard deviation: both hands' axis-angle poses, in right-hand form, and their relative
-root transformation. Its features are the layer before, without that layer's ReLU. They see no parameters and no mesh,
-so a method need not produce MANO hands to be measured: `embed` takes any point cloud.
+root transformation; and more that follows from these (feature_targets.py). Its features are the layer before, without
+that layer's ReLU. They see no parameters and no mesh, so a method need not produce MANO hands to be measured: `embed`
+takes any point cloud.
 
 Points are in metres in the left hand's canonical frame (identity rotation, middle-MCP joint at the origin), so that
 features of `TwoHands` do not change under a rigid motion of the pair.
@@ -25,38 +27,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..canonical import SLICES, from_canonical, to_canonical
+from ..canonical import from_canonical, to_canonical
 from ..checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from ..hands import HandPair
 from ..params import TwoHands
-from ..pointnet2 import COMPACT, Dense, PointNet2, PointNet2Config
+from ..pointnet2 import Dense, PointNet2, PointNet2Config
 from ..progress import progress_bar
+from .feature_targets import TARGET_SIZE, TARGETS, targets
+from .inputs import require_both_hands
+from .pair_reader import PairReader, PairReaderConfig
 
 __all__ = [
     "TARGETS",
     "TARGET_SIZE",
     "FeatureNetwork",
+    "NetworkConfig",
     "canonical_points",
     "load_feature_network",
     "official_key",
+    "split_hands",
     "targets",
     "vector_points",
 ]
+
+NetworkConfig = PairReaderConfig | PointNet2Config
 
 KIND = "feature network"
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "assets" / "features"
 
-TARGETS: dict[str, slice] = {
-    "left_pose": slice(0, 45),
-    "right_pose": slice(45, 90),
-    "rot6d": slice(90, 96),
-    "transl": slice(96, 99),
-}
-TARGET_SIZE = 99
-
 #: Activations held at once; more clouds together are slower, because they leave the processor's cache.
 _GROUPED_NUMBERS = 2**21
+_MOST_PAIRS = 128
 
 
 class FeatureNetwork(nn.Module):
@@ -65,7 +67,8 @@ class FeatureNetwork(nn.Module):
     In evaluation a pair's features do not depend on the rest of its batch.
 
     Args:
-        config: sizes of the network; its channels are the number of labels that points may have.
+        config: sizes of the network, which also say of which kind it is; default: those of PairReader. Its channels
+            are the number of labels that points may have.
         mean: (T,) of the regression's targets; default: zeros, T = 99.
         std: (T,), positive; default: ones.
         points: how many of a pair's vertices are read at most, the same ones of each; None: all. Training sees
@@ -81,7 +84,7 @@ class FeatureNetwork(nn.Module):
 
     def __init__(
         self,
-        config: PointNet2Config = COMPACT,
+        config: NetworkConfig | None = None,
         mean: Tensor | None = None,
         std: Tensor | None = None,
         points: int | None = None,
@@ -97,7 +100,8 @@ class FeatureNetwork(nn.Module):
         if points is not None and points < 1:
             raise ValueError(f"points must be at least 1 or None, got {points}")
         self.points = points
-        self.backbone = PointNet2(config)
+        config = config or PairReaderConfig()
+        self.backbone = PairReader(config) if isinstance(config, PairReaderConfig) else PointNet2(config)
         self.regressor = Dense(config.features, len(mean))
         self.register_buffer("mean", mean.detach().clone().float())
         self.register_buffer("std", std.detach().clone().float())
@@ -105,7 +109,7 @@ class FeatureNetwork(nn.Module):
         self.eval()
 
     @property
-    def config(self) -> PointNet2Config:
+    def config(self) -> NetworkConfig:
         """Sizes of the network."""
         return self.backbone.config
 
@@ -129,7 +133,8 @@ class FeatureNetwork(nn.Module):
 
         Args:
             points: (B, P, 3) metres, in the left hand's canonical frame; any number of points in any order, though
-                features are comparable only between clouds of similar density.
+                features are comparable only between clouds of similar density. Where the right hand's frame is need
+                not be known.
             side: (B, P) or (P,) integer labels: 0 left hand, 1 right hand.
 
         Returns:
@@ -137,7 +142,8 @@ class FeatureNetwork(nn.Module):
 
         Raises:
             TypeError: side holds no integers.
-            ValueError: a shape is wrong, a label is out of range, or a point is not finite (looked at on the CPU).
+            ValueError: a shape is wrong; a label is out of range, a cloud lacks a hand that the network needs, or a
+                point is not finite (looked at on the CPU).
             RuntimeError: the network is in training mode.
         """
         if self.training:
@@ -149,8 +155,8 @@ class FeatureNetwork(nn.Module):
     def chosen(self, count: int, device: torch.device | None = None) -> Tensor:
         """Which of `count` vertices are read, and in which order: (K,) int64.
 
-        Shuffled, always alike: PointNet++ takes the first points of a ball, which in the order of a mesh may lie all
-        on one side of it.
+        Shuffled, always alike, so that fewer still cover the mesh; and PointNet++ takes the first points of a ball,
+        which in the order of a mesh may lie all on one side of it.
         """
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         return order[: self.points].to(device)
@@ -181,13 +187,14 @@ class FeatureNetwork(nn.Module):
 
         Raises:
             TypeError: not TwoHands.
-            ValueError: a parameter is not finite.
+            ValueError: a parameter is not finite; a hand is missing.
             RuntimeError: the network is in training mode.
         """
         if not isinstance(pairs, TwoHands):
             raise TypeError(f"pairs must be TwoHands, got {type(pairs).__name__}; `embed` takes point clouds")
+        require_both_hands(pairs)
         shape, flat = pairs.batch_shape, pairs.reshape(-1)
-        size = batch_size or max(1, _GROUPED_NUMBERS // self.config.grouped_numbers)
+        size = batch_size or min(_MOST_PAIRS, max(1, _GROUPED_NUMBERS // self.config.grouped_numbers))
         features = torch.empty(len(flat), self.dimension, device=pairs.device)
         place = self.mean.device
         with progress_bar(len(flat), "features", "pair", progress) as advance:
@@ -204,13 +211,15 @@ class FeatureNetwork(nn.Module):
 
         Args:
             folder: made if missing.
-            dtype: of the stored matrices; vectors (biases, running statistics, targets' moments) keep float32.
+            dtype: of the stored matrices; vectors (biases, running statistics, targets' moments) and places keep
+                float32.
 
         Raises:
             CheckpointError: a weight is not finite, or `info` is not JSON.
             OSError: the folder cannot be written.
         """
-        tensors = {k: v.to(dtype) if v.ndim > 1 else v for k, v in self.state_dict().items()}
+        matrices = {name for name, value in self.named_parameters() if value.ndim > 1}
+        tensors = {k: v.to(dtype) if k in matrices else v for k, v in self.state_dict().items()}
         config = {"network": self.config.as_dict(), "points": self.points, "targets": len(self.mean), "info": self.info}
         return write_checkpoint(folder, config, tensors, kind=KIND)
 
@@ -230,8 +239,9 @@ class FeatureNetwork(nn.Module):
         try:
             count = int(config["targets"])
             with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, only to be replaced
+                kind = PointNet2Config if "levels" in config["network"] else PairReaderConfig
                 network = cls(
-                    PointNet2Config.from_dict(config["network"]),
+                    kind.from_dict(config["network"]),
                     torch.zeros(count),
                     points=config["points"],
                     info=config["info"],
@@ -257,8 +267,41 @@ class FeatureNetwork(nn.Module):
         side = side.long()
         if side.device.type == "cpu" and side.numel() and not 0 <= int(side.min()) <= int(side.max()) < labels:
             raise ValueError(f"side must be 0 (left) to {labels - 1}, got {int(side.min())} to {int(side.max())}")
+        if isinstance(self.backbone, PairReader):
+            return self.backbone(*split_hands(points.to(self.mean), side))
         label = F.one_hot(side, labels).to(points).expand(len(points), -1, -1)
         return self.backbone(points, label)
+
+
+def split_hands(points: Tensor, side: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A cloud of two hands -> one of each.
+
+    Args:
+        points: (B, P, 3).
+        side: (B, P) or (P,) int64: 0 left, 1 right.
+
+    Returns:
+        The left hand's points, the right one's, and the mean (B, 3) of the right one's. Where clouds have unequal
+        numbers of points of a hand, one of its points stands in for the others.
+
+    Raises:
+        ValueError: a cloud lacks a hand or a point is not finite (looked at on the CPU).
+    """
+    if points.device.type == "cpu":
+        if not torch.isfinite(points).all():
+            raise ValueError("points hold NaN or infinity")
+        if len(points) and not bool(((side == 0).any(-1) & (side == 1).any(-1)).all()):
+            raise ValueError("points: each cloud must have points of both hands; side marks those of one only")
+    if side.ndim == 1:
+        left, right = points[:, side == 0], points[:, side == 1]
+        return left, right, right.mean(1)
+    hands = []
+    for label in (0, 1):
+        own = (side == label)[..., None]
+        first = own.int().argmax(1, keepdim=True).expand(-1, -1, 3)
+        hands.append(torch.where(own, points, points.gather(1, first)))
+    share = (side == 1).to(points)
+    return hands[0], hands[1], (points * share[..., None]).sum(1) / share.sum(1, keepdim=True)
 
 
 def load_feature_network(
@@ -302,12 +345,6 @@ def vector_points(anchor: Tensor, partner: Tensor, hands: HandPair) -> tuple[Ten
     left, right = from_canonical(anchor, partner, hands).vertices()
     side = torch.arange(2, device=left.device).repeat_interleave(torch.tensor([left.shape[1], right.shape[1]]))
     return torch.cat((left, right), 1).float(), side
-
-
-def targets(anchor: Tensor, partner: Tensor) -> Tensor:
-    """What the network regresses, in radians and metres: canonical vectors (..., 64) -> (..., 99)."""
-    pose = SLICES["hand_pose"]
-    return torch.cat((anchor[..., pose], partner[..., pose], partner[..., SLICES["relative"]]), -1)
 
 
 def official_key(name: str) -> str:

@@ -5,7 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_both", "check_features", "choose"]
+from ..params import TwoHands
+
+__all__ = ["check_both", "check_features", "choose", "require_both_hands"]
+
+
+def require_both_hands(pairs: TwoHands, name: str = "pairs") -> None:
+    """Refuse pairs that lack a hand: no metric here is defined for a hand alone.
+
+    Args:
+        pairs: any batch shape.
+        name: how to call them in errors.
+
+    Raises:
+        ValueError: a hand is missing somewhere.
+    """
+    if pairs.left_valid is None and pairs.right_valid is None:
+        return
+    left, right = pairs.valid
+    lacking = ~(left & right).reshape(-1)
+    if lacking.any():
+        raise ValueError(
+            f"{name}: a hand is missing in {int(lacking.sum())} of {len(lacking)} pairs, the first at index"
+            f" {int(lacking.nonzero()[0])}; metrics need both hands. Keep those that have them:"
+            f" left, right = {name}.valid; {name} = {name}[left & right]"
+        )
 
 
 def check_features(features: Tensor, name: str = "features", *, at_least: int = 2) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..geometry import min_distance
 from ..params import TwoHands
+from .inputs import require_both_hands
 
 __all__ = ["NEAR", "TOUCH", "inter_hand_distance", "proximity_ratio", "touch_share"]
 
@@ -40,7 +41,7 @@ def inter_hand_distance(pairs: TwoHands) -> Tensor:
 
     Raises:
         TypeError: not TwoHands.
-        ValueError: another batch shape than (N,).
+        ValueError: another batch shape than (N,); a hand is missing.
     """
     check_pairs(pairs)
     parts = [pairs.left.transl.new_empty(0)]
@@ -83,7 +84,7 @@ def touch_share(pairs: TwoHands | Tensor) -> float:
 
 
 def check_pairs(pairs: TwoHands) -> None:
-    """Refuse what is not a batch of pairs."""
+    """Refuse what is not a batch of pairs of two hands."""
     if not isinstance(pairs, TwoHands):
         raise TypeError(f"pairs must be TwoHands, got {type(pairs).__name__}")
     if len(pairs.batch_shape) != 1:
@@ -91,3 +92,4 @@ def check_pairs(pairs: TwoHands) -> None:
             f"pairs must have batch shape (N,), got {tuple(pairs.batch_shape)}; use pairs.reshape(-1), or"
             " pairs.reshape(1) for a single pair"
         )
+    require_both_hands(pairs)

@@ -23,7 +23,7 @@ from ..hands import HandPair
 from ..params import TwoHands
 from ..progress import progress_bar
 from .contact import CONTACT, MeasureContact, measure_contact, summarise
-from .inputs import check_features
+from .inputs import check_features, require_both_hands
 
 __all__ = ["BUNDLED_FOLDER", "FeatureFunction", "Reference", "compute_features", "hands_identity", "load_reference"]
 
@@ -200,8 +200,9 @@ def compute_features(
         (N, D) float32.
 
     Raises:
-        TypeError, ValueError: not a tensor (N, D), or NaN or infinity in it.
+        TypeError, ValueError: not a tensor (N, D), or NaN or infinity in it; a hand is missing.
     """
+    require_both_hands(pairs, name)
     parts = []
     with torch.no_grad(), progress_bar(len(pairs), f"features of the {name}", "pair", progress) as advance:
         for start in range(0, len(pairs), _CHUNK):

@@ -22,6 +22,7 @@ from ..files import write_atomically
 from ..params import HandParams, TwoHands
 from ..progress import progress_bar
 from .contact import CONTACT, MeasureContact, measure_contact, summarise
+from .inputs import require_both_hands
 from .reference import FeatureFunction, Reference, compute_features, hands_identity, load_reference
 from .scores import FEATURE_METRICS, Settings, Value, score_against_itself, score_contact, score_features
 
@@ -227,6 +228,7 @@ def _check_pairs(pairs: TwoHands, name: str) -> TwoHands:
     pairs = pairs.reshape(-1).detach()
     if len(pairs) < 2:
         raise ValueError(f"{name} must hold at least 2 pairs, got {len(pairs)}; the paper takes 10,000")
+    require_both_hands(pairs, name)
     for side in ("left", "right"):
         HandParams.coerce(getattr(pairs, side), f"{name}.{side}", check_finite=True)
     return pairs

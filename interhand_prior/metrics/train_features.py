@@ -1,13 +1,21 @@
 """Training of the feature network (paper Sec. 4.1): `python -m interhand_prior.metrics.train_features`.
 
 A sample is a pair, or its mirror image: a random share of the vertices of both hands, in the left hand's canonical
-frame. The loss is the squared error of the normalised targets y,
+frame. The loss is the squared error of the normalised targets y of feature_targets.py,
 
-    L = 1/4 sum_groups mean_i (y_i - f(points)_i)^2,    groups: left pose 45, right pose 45, rotation 6, translation 3,
+    L = 1/G sum_groups mean_i (y_i - f(points)_i)^2,    groups: left pose, right pose, rotation, translation, ...
 
 each group with equal weight, because otherwise the 90 angles within the hands would drown out the 9 numbers between
 them, which are what makes an interaction. Random shares keep the features from depending on the density of a mesh.
 Vertices are made anew for each batch: stored, those of a corpus would need gigabytes.
+
+A PairReader is also taught what it finds on its way, which its features need before they can be any good:
+
+    L_way = .3 (|R' - R|^2 + .1 |t' - t|^2 / cm^2) + 2 sum_rounds mean_i (k'_i - k_i)^2
+
+with the right hand's located frame R', t', the keypoints k' of each round and the true ones k, in the frame that the
+hand was read in and in units of their spread. Half of the right hands are read in their true frame, moved a little, in
+place of the located one.
 """
 
 from __future__ import annotations
@@ -17,61 +25,58 @@ import copy
 import dataclasses
 import os
 import sys
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..canonical import SLICES
 from ..hands import HandPair, load_hands
+from ..hands.skinning import no_autocast
 from ..params import TwoHands
-from ..pointnet2 import COMPACT, PAPER, PointNet2Config
-from ..rotations import axis_angle_to_matrix, matrix_to_axis_angle, rot6d_to_matrix
+from ..pointnet2 import COMPACT, PAPER, farthest_points
+from ..rotations import axis_angle_to_matrix, mirror_points, rot6d_to_matrix
 from ..train.config import TrainConfig
 from ..train.data import PairSource, Vectors, fingerprint, load_corpus, to_vectors
+from ..train.options import StopRequest, add_options, chosen_config
 from ..train.run import first_pairs, run
 from ..train.task import Task
 from ..train.trainer import TrainingDiverged
-from .features import TARGETS, FeatureNetwork, targets, vector_points
+from .augmentation import Augmentation, PointDraws
+from .feature_targets import Posed, all_targets, pose_pairs, target_groups, target_moments, targets, wanted_targets
+from .features import FeatureNetwork, NetworkConfig, split_hands
+from .pair_reader import Frame, PairReader, PairReaderConfig, Reading, Taught
+from .regression import regression_errors
 
 __all__ = ["Augmentation", "FeatureTask", "main", "regression_errors", "train_features"]
 
-CONFIGS = {"compact": COMPACT, "paper": PAPER}
-_VAL_BATCH = 64
+CONFIGS: dict[str, NetworkConfig] = {"reader": PairReaderConfig(), "compact": COMPACT, "paper": PAPER}
+
+# Samples that the moments of the targets, and the places of the centres, are taken of.
+_FIT = 4096
+_CLOUDS = 256
+
+# The taught frames: share of the hands, noise in radians and metres. About what the locator is off by.
+_TAUGHT, _TURN, _SHIFT = 0.5, 0.1, 0.004
+_CENTIMETRE = 0.01
 
 
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """What is done to the points of a training batch.
+class FeatureDraws(NamedTuple):
+    """Everything random about the loss of B pairs.
 
     Attributes:
-        least_share: a batch keeps a share of its points that is uniform between this and 1; the same points of each
-            pair.
-        jitter: standard deviation of noise on every coordinate, metres.
-
-    Raises:
-        ValueError: a value is out of range.
+        points: of the augmentation.
+        taught: (B,) bool, whether the right hand is read in its true frame.
+        turn: (B, 3) rotation vector that this frame is off by.
+        shift: (B, 3) metres that it is off by.
     """
 
-    least_share: float = 0.25
-    jitter: float = 0.0003
-
-    def __post_init__(self) -> None:
-        if not 0 < self.least_share <= 1 or not self.jitter >= 0:
-            raise ValueError(f"least_share must be in (0, 1] and jitter at least 0, got {self}")
-
-    def __call__(self, points: Tensor, side: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Points (B, P, 3) and labels (P,) -> fewer, moved ones, in random order."""
-        share = 1 - (1 - self.least_share) * float(torch.rand((), generator=generator, device=points.device))
-        count = points.shape[1]
-        kept = torch.randperm(count, generator=generator, device=points.device)[: max(1, round(share * count))]
-        points = points[:, kept]
-        if self.jitter:
-            noise = torch.randn(points.shape, generator=generator, device=points.device, dtype=points.dtype)
-            points = points + self.jitter * noise
-        return points, side[kept]
+    points: PointDraws
+    taught: Tensor
+    turn: Tensor
+    shift: Tensor
 
 
 class FeatureTask(Task):
@@ -94,7 +99,7 @@ class FeatureTask(Task):
 
     def __init__(
         self,
-        config: PointNet2Config,
+        config: NetworkConfig,
         pairs: list[TwoHands],
         held_out: list[TwoHands],
         train: TrainConfig,
@@ -111,10 +116,15 @@ class FeatureTask(Task):
         self.count = len(self.vectors)
         if self.count < 2:
             raise ValueError(f"pairs: at least 2 training pairs are needed, got {self.count}")
-        std, mean = torch.std_mean(targets(self.vectors.anchor, self.vectors.partner).double(), 0)
+        generator = torch.Generator().manual_seed(train.seed)
+        rows = torch.randperm(self.count, generator=generator)[:_FIT]
+        more = isinstance(config, PairReaderConfig)
+        mean, std = target_moments(self._all_targets(rows)) if more else _moments(self.vectors)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
-            self.network = FeatureNetwork(config, mean, std.clamp_min(1e-3), points, {"pairs": sum(map(len, pairs))})
+            self.network = FeatureNetwork(config, mean, std, points, {"pairs": sum(map(len, pairs))})
+        self.surface = _surface(self.hands, config.surface) if isinstance(config, PairReaderConfig) else None
+        self._fit_centres(rows[:_CLOUDS])
         self.module = self.network
         self.facts = {
             "pairs": fingerprint(pairs),
@@ -128,13 +138,65 @@ class FeatureTask(Task):
         move = lambda vectors: Vectors(vectors.anchor.to(device), vectors.partner.to(device))
         self.vectors, self.held_out = move(self.vectors), move(self.held_out)
 
-    def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The groups' mean squared errors, averaged."""
-        anchor, partner = self.vectors.anchor[rows], self.vectors.partner[rows]
-        points, side = self.augmentation(*vector_points(anchor, partner, self.hands), generator)
-        wanted = (targets(anchor, partner) - self.network.mean) / self.network.std
-        square = (self.network.regress(points, side).float() - wanted).square()
-        return torch.stack([square[:, group].mean() for group in TARGETS.values()]).mean()
+    def draw(self, size: int, generator: torch.Generator) -> FeatureDraws:
+        """See `Augmentation.draw` and `FeatureDraws`."""
+        count = sum(len(model.v_template) for model in (self.hands.left, self.hands.right))
+        options: dict[str, Any] = {"generator": generator, "device": generator.device}
+        return FeatureDraws(
+            self.augmentation.draw(size, count, generator),
+            torch.rand(size, **options) < _TAUGHT,
+            _TURN * torch.randn(size, 3, **options),
+            _SHIFT * torch.randn(size, 3, **options),
+        )
+
+    def loss(self, batch: Tensor, draws: FeatureDraws) -> Tensor:
+        """The groups' mean squared errors, averaged, of the pairs in these rows, and those on a PairReader's way."""
+        anchor, partner = self.vectors.anchor[batch], self.vectors.partner[batch]
+        posed = pose_pairs(anchor, partner, self.hands)
+        points, side = self.augmentation(*posed.cloud(), draws.points)
+        network = self.network
+        if isinstance(network.backbone, PairReader):
+            frame = _frame(partner)
+            taught = Taught(draws.taught, _moved(frame, draws.turn, draws.shift))
+            reading = network.backbone.read(*split_hands(points, side), taught)
+            regressed = network.regressor(reading.features.relu())
+            way = self._way(reading, posed, frame)
+        else:
+            regressed = network.regress(points, side)
+            way = regressed.new_zeros(())
+        count = len(network.mean)
+        wanted = (wanted_targets(anchor, partner, posed, count) - network.mean) / network.std
+        square = (regressed.float() - wanted).square()
+        return torch.stack([square[:, group].mean() for group in target_groups(count).values()]).mean() + way
+
+    def _way(self, reading: Reading, posed: Posed, frame: Frame) -> Tensor:
+        """What a PairReader finds on its way, against the truth: L_way."""
+        backbone = cast(PairReader, self.network.backbone)
+        turned = (reading.rotation - frame.rotation).square().sum((1, 2)).mean()
+        shifted = ((reading.origin - frame.origin) / _CENTIMETRE).square().sum(-1).mean()
+        left, right = self._keypoints(posed)
+        wanted = torch.cat((left, reading.frame.into(right)))
+        rounds = [((k - wanted) / backbone.keypoint_spread).square().mean() for k in reading.keypoints]
+        return 0.3 * (turned + 0.1 * shifted) + 2 * torch.stack(rounds).sum()
+
+    def _keypoints(self, posed: Posed) -> tuple[Tensor, Tensor]:
+        """(B, K, 3) of left hands, in right-hand form, and of right hands, where they are."""
+        left = torch.cat((posed.left[:, self.surface], posed.left_joints), 1)
+        return mirror_points(left), torch.cat((posed.right[:, self.surface], posed.right_joints), 1)
+
+    def _all_targets(self, rows: Tensor) -> Tensor:
+        """All targets of these rows."""
+        parts = []
+        for part in rows.split(_CLOUDS):
+            anchor, partner = self.vectors.anchor[part], self.vectors.partner[part]
+            parts.append(all_targets(anchor, partner, pose_pairs(anchor, partner, self.hands)))
+        return torch.cat(parts)
+
+    def _fit_centres(self, rows: Tensor) -> None:
+        backbone = self.network.backbone
+        if isinstance(backbone, PairReader):
+            posed = pose_pairs(self.vectors.anchor[rows], self.vectors.partner[rows], self.hands)
+            backbone.fit(mirror_points(posed.left), self._keypoints(posed)[0], posed.right)
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         """See `regression_errors`, here with names that begin with `val_`."""
@@ -150,52 +212,13 @@ class FeatureTask(Task):
         network.save(folder, dtype=self.weights)
 
 
-@torch.no_grad()
-def regression_errors(network: FeatureNetwork, vectors: Vectors, hands: HandPair) -> dict[str, float]:
-    """How well a network regresses its targets from the vertices that its features are of.
-
-    Args:
-        network: in evaluation mode.
-        vectors: canonical vectors of the pairs, at least one.
-        hands: their hand models.
-
-    Returns:
-        loss: mean over the groups of the mean squared error, normalised; left_pose_deg, right_pose_deg: mean angle
-        between a joint's rotation and its estimate; rotation_deg: the same of the relative rotation; transl_mm: mean
-        length of the error of the relative translation; r2_NAME: share of a group's variance that is explained.
-    """
-    regressed = []
-    for start in range(0, len(vectors), _VAL_BATCH):
-        rows = slice(start, start + _VAL_BATCH)
-        points, side = vector_points(vectors.anchor[rows], vectors.partner[rows], hands)
-        kept = network.chosen(len(side), side.device)
-        regressed.append(network.regress(points[:, kept], side[kept]))
-    found = torch.cat(regressed).float()
-    physical = targets(vectors.anchor, vectors.partner).to(found)
-    wanted = (physical - network.mean) / network.std
-    estimate = found * network.std + network.mean
-    square = (found - wanted).square()
-    errors = {"loss": sum(float(square[:, group].mean()) for group in TARGETS.values()) / len(TARGETS)}
-    for name in ("left_pose", "right_pose"):
-        turn = lambda values, group=TARGETS[name]: axis_angle_to_matrix(values[:, group].unflatten(-1, (15, 3)))
-        errors[f"{name}_deg"] = _degrees(turn(estimate), turn(physical))
-    rotation = lambda values: rot6d_to_matrix(values[:, TARGETS["rot6d"]])
-    errors["rotation_deg"] = _degrees(rotation(estimate), rotation(physical))
-    transl = TARGETS["transl"]
-    errors["transl_mm"] = 1000 * float((estimate - physical)[:, transl].norm(dim=-1).mean())
-    for name, group in TARGETS.items():
-        spread = (wanted[:, group] - wanted[:, group].mean(0)).square().mean()
-        errors[f"r2_{name}"] = 1 - float(square[:, group].mean() / spread.clamp_min(1e-12))
-    return errors
-
-
 def train_features(
     pairs: PairSource,
     config: TrainConfig,
     out: str | os.PathLike[str],
     *,
     val_pairs: PairSource | None = None,
-    network: PointNet2Config = COMPACT,
+    network: NetworkConfig | None = None,
     augmentation: Augmentation | None = None,
     points: int | None = None,
     hands: Any = None,
@@ -210,7 +233,7 @@ def train_features(
         config: settings; `steps` or `minutes` says when to end.
         out: folder of the run, made if missing.
         val_pairs: held-out pairs. Default: the folder's `val-*.npz`, or the last 5 % of `pairs`.
-        network: its sizes.
+        network: its sizes; default: those of PairReader.
         augmentation: of the points.
         points: see `FeatureNetwork`.
         hands: hand models that parameters in files belong to, in the forms of `load_prior`.
@@ -230,9 +253,34 @@ def train_features(
     """
     models = None if hands is None else load_hands(hands)
     train_pairs, held_out = load_corpus(pairs, val_pairs, hands=models)
+    network = network or PairReaderConfig()
     task = FeatureTask(network, train_pairs, first_pairs(held_out, config.max_val), config, augmentation, points)
     run(task, config, out, resume=resume, progress=progress, should_stop=should_stop)
     return FeatureNetwork.from_folder(Path(out) / task.result)
+
+
+def _frame(partner: Tensor) -> Frame:
+    """Where the right hand is."""
+    with no_autocast(partner.device):
+        return Frame(rot6d_to_matrix(partner[:, SLICES["rot6d"]]), partner[:, SLICES["transl"]])
+
+
+def _moved(frame: Frame, turn: Tensor, shift: Tensor) -> Frame:
+    """Frames turned by rotation vectors (B, 3) and shifted by (B, 3) metres."""
+    with no_autocast(turn.device):
+        return Frame(frame.rotation @ axis_angle_to_matrix(turn), frame.origin + shift)
+
+
+def _moments(vectors: Vectors) -> tuple[Tensor, Tensor]:
+    """Mean and scale of the paper's targets."""
+    return target_moments(targets(vectors.anchor, vectors.partner))
+
+
+def _surface(hands: HandPair, count: int) -> Tensor:
+    """Vertices that are keypoints, spread over the hand at rest."""
+    if not count:
+        return torch.empty(0, dtype=torch.int64)
+    return farthest_points(hands.right.v_template[None], count).order[0].cpu()
 
 
 def _one_model(pairs: list[TwoHands]) -> HandPair:
@@ -242,13 +290,17 @@ def _one_model(pairs: list[TwoHands]) -> HandPair:
     return models[0]
 
 
-def _degrees(estimate: Tensor, wanted: Tensor) -> float:
-    """Mean angle between rotations (..., 3, 3)."""
-    return float(torch.rad2deg(matrix_to_axis_angle(estimate.mT @ wanted).norm(dim=-1)).mean())
-
-
-_NOT_HERE = ("p_uncond", "min_sigma")  # options of the diffusion alone
-_DEFAULTS: dict[str, Any] = {"batch_size": 32, "lr": 2e-3, "ema": 0.998, "val_every": 500, "max_val": 500}
+_NOT_HERE = ("p_uncond", "p_alone", "min_sigma", "compile")  # what is compiled is `forward`, which is not trained
+_DEFAULTS: dict[str, Any] = {
+    "batch_size": 96,
+    "lr": 2e-3,
+    "warmup": 100,
+    "weight_decay": 1e-3,
+    "ema": 0.998,
+    "amp": "off",  # layer norms and small layers: nothing to win
+    "val_every": 1000,
+    "max_val": 500,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,29 +308,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     try:
-        chosen = {f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name not in _NOT_HERE}
-        config = TrainConfig(**chosen)
-        augmentation = Augmentation(options["least_share"], options["jitter"])
+        config = chosen_config(_DEFAULTS, options)
+        augmentation = Augmentation(options["least_share"], options["most_share"], options["jitter"])
     except ValueError as error:
         parser.error(str(error))
-    try:
-        train_features(
-            options["data"],
-            config,
-            options["out"],
-            val_pairs=options["val"],
-            network=CONFIGS[options["config"]],
-            augmentation=augmentation,
-            points=options["points"] or None,
-            hands=options["hands"],
-            resume=options["resume"],
-            progress=not options["quiet"],
-        )
-    except (ValueError, OSError, TrainingDiverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; go on from the last saved state with the same command and --resume", file=sys.stderr)
+    with StopRequest() as stop:
+        try:
+            network = train_features(
+                options["data"],
+                config,
+                options["out"],
+                val_pairs=options["val"],
+                network=CONFIGS[options["config"]],
+                augmentation=augmentation,
+                points=options["points"] or None,
+                hands=options["hands"],
+                resume=options["resume"],
+                progress=not options["quiet"],
+                should_stop=stop,
+            )
+        except (ValueError, OSError, ImportError, TrainingDiverged) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    if not network.info["complete"]:
+        print(f"stopped; go on with the same command and --resume (state in {options['out']}/state)", file=sys.stderr)
         return 130
     print(f"{options['out']}/{FeatureTask.result}")
     return 0
@@ -291,28 +344,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data", required=True, help="folder with train-*.npz and val-*.npz, or one .npz")
-    parser.add_argument("--out", required=True, help="folder of the run: state, log.jsonl and features")
+    parser.add_argument("--out", required=True, help="folder of the run: state, log.csv and features")
     parser.add_argument("--val", help="held-out pairs, where --data has none")
     parser.add_argument("--hands", help="folder with MANO files, if the pairs belong to MANO; default: the open hand")
-    parser.add_argument("--config", choices=CONFIGS, default="compact", help="size of the network")
-    parser.add_argument("--points", type=int, default=1024, help="vertices that are read of a pair; 0: all")
+    parser.add_argument("--config", choices=CONFIGS, default="reader", help="network: ours, or a PointNet++")
+    parser.add_argument("--points", type=int, default=800, help="vertices that are read of a pair; 0: all")
     parser.add_argument("--resume", action="store_true", help="go on from RUN/state, if there is one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     defaults = Augmentation()
-    text = "a batch keeps a share of its points between this and 1"
+    text = "a batch keeps a share of its points between this and --most-share"
     parser.add_argument("--least-share", type=float, default=defaults.least_share, help=text)
+    parser.add_argument("--most-share", type=float, default=defaults.most_share, help="see --least-share")
     parser.add_argument("--jitter", type=float, default=defaults.jitter, help="noise on the points, metres")
-    kinds = typing.get_type_hints(TrainConfig)
-    for field in dataclasses.fields(TrainConfig):
-        if field.name in _NOT_HERE:
-            continue
-        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"].replace("%", "%%")
-        kind = next((k for k in typing.get_args(kinds[field.name]) if k is not type(None)), kinds[field.name])
-        default = _DEFAULTS.get(field.name, field.default)
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-        else:
-            parser.add_argument(flag, type=kind, default=default, help=text)
+    add_options(parser, defaults=_DEFAULTS, leave_out=_NOT_HERE)
     return parser
 
 

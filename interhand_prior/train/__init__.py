@@ -1,7 +1,7 @@
 """Algorithm 1: `train(pairs, TrainConfig(...), out)`, or `python -m interhand_prior.train`."""
 
 from .config import TrainConfig
-from .run import train
+from .prior import train
 from .trainer import TrainingDiverged
 
 __all__ = ["TrainConfig", "TrainingDiverged", "train"]

@@ -1,17 +1,19 @@
-"""Training data: pairs of hands -> canonical vectors, computed once and kept in memory.
+"""Training data: hands -> canonical vectors (vectors.py), computed once.
 
-A pair gives two training samples (Algorithm 1, line 2): the right hand given the left one, and, seen in the mirror,
-the left hand given the right one. In canonical form (Eq. 5) they are the pair with either hand as the anchor.
+`read_samples` gives samples to train a prior on: pairs and hands alone, in memory or in shards on disk (store.py) that
+are made at the first run and found again by all later ones with the same data. `load_corpus` and `to_vectors` give
+pairs alone, all in memory, to whatever else is trained on them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,18 +21,52 @@ from torch import Tensor
 from ..canonical import SIZE, SLICES, Side, to_canonical
 from ..hands import HandPair
 from ..params import TwoHands
+from .mixture import mixture
+from .sources import Fingerprint, PairSource, Part, check_hands, chunks, model_key, read_parts, take, whole_pairs
+from .store import FORMAT, StoreError, discard, open_samples, read_manifest, scratch_folder, shards_of, write_samples
+from .vectors import Batch, Rows, Samples, VectorSamples, canonical_rows
 
-__all__ = ["PairSource", "Vectors", "fingerprint", "load_corpus", "to_vectors"]
+__all__ = [
+    "MEMORY_ROWS",
+    "Batch",
+    "PairSource",
+    "Samples",
+    "TrainingData",
+    "Vectors",
+    "fingerprint",
+    "load_corpus",
+    "mixture",
+    "read_samples",
+    "to_vectors",
+]
 
-PairSource = Union[str, "os.PathLike[str]", TwoHands, Iterable[TwoHands]]
-
+#: Data sets of at most so many samples stay in memory, where they take 31 MB, and write no shards.
+MEMORY_ROWS = 1 << 16
 _CHUNK = 4096
 _VAL_SHARE = 0.05
+#: Hands further apart, in the median, are not in metres.
+_FAR = 2.0
+
+
+class TrainingData(NamedTuple):
+    """What `read_samples` gives.
+
+    Attributes:
+        train: samples to train on.
+        val: samples to validate on, in memory; perhaps none (`count` 0).
+        held_out: the pairs among those of `val` that lack no hand.
+        hands: hand models that the hands belong to (the first ones, if there are several); None: the open hand.
+    """
+
+    train: Samples
+    val: Samples
+    held_out: list[TwoHands]
+    hands: HandPair | None
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Training samples, not normalised.
+    """Pairs as canonical vectors in memory, not normalised.
 
     Attributes:
         anchor: (N, 64) float32.
@@ -45,10 +81,59 @@ class Vectors:
         return len(self.partner)
 
 
+def read_samples(
+    source: PairSource,
+    val: PairSource | None = None,
+    *,
+    mirror: bool = True,
+    hands: HandPair | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    max_val: int = 2000,
+    memory_rows: int = MEMORY_ROWS,
+) -> TrainingData:
+    """Samples to train and to validate on.
+
+    Pairs that lack a hand are samples of the other one. Data are read part by part: a file, or a few thousand pairs
+    of an iterator, at a time.
+
+    Args:
+        source: a folder with `train-*.npz`, `val-*.npz` and, for hands alone, `single-train-*.npz`, `single-val-*.npz`
+            as `interhand-prior corpus` or `TwoHands.save` write them (or only `*.npz`), one such file, TwoHands of any
+            batch shape, or an iterable of them.
+        val: validation data in the same forms. Default: the folder's; failing that, the last 5 % of the pairs.
+        mirror: train on the second view of each pair, too. Validation always sees both.
+        hands: hand models that parameters in files belong to; None: the open hand.
+        cache: folder for shards, made if missing; may serve several data sets, runs and processes. None: all samples
+            stay in memory.
+        max_val: validation pairs, and validation hands alone, at most.
+        memory_rows: data sets of at most so many samples stay in memory in any case.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file, or nothing in it.
+        ValueError: a file is damaged; an item is not TwoHands; hands hold NaN or are not in metres; a pair has neither
+            hand; there is nothing to train on.
+        OSError: the cache cannot be written.
+    """
+    folder = None if cache is None else Path(cache)
+    with nullcontext() if folder is None else scratch_folder(folder) as spool:
+        pairs, alone = _pairs_and_alone(source, "train", hands, "pairs", spool)
+        if sum(part.count for part in [*pairs, *alone]) == 0:
+            raise ValueError("pairs is empty; there is nothing to train on")
+        pairs, val_pairs, val_alone = _split(source, pairs, val, hands, spool)
+        train = [*pairs, *alone]
+        val_pairs, val_alone = take(val_pairs, 0, max_val), take(val_alone, 0, max_val)
+        return TrainingData(
+            _samples(train, mirror, folder, memory_rows),
+            _samples([*val_pairs, *val_alone], True, None, 0, name="val_pairs"),
+            _loaded(val_pairs),
+            train[0].hands if train else hands,
+        )
+
+
 def load_corpus(
     source: PairSource, val: PairSource | None = None, *, hands: HandPair | None = None
 ) -> tuple[list[TwoHands], list[TwoHands]]:
-    """Training and validation pairs.
+    """Training and validation pairs, in memory. Hands alone, and pairs that lack a hand, are left out.
 
     Args:
         source: a folder with `train-*.npz` and `val-*.npz` as `interhand-prior corpus` or `TwoHands.save` write
@@ -61,41 +146,32 @@ def load_corpus(
         FileNotFoundError: there is no such folder or file, or nothing in it.
         ValueError: a file is damaged or an item is not TwoHands.
     """
-    train = list(_read(source, "train", hands))
-    if not train:
+    parts = read_parts(source, "train", hands)
+    if not parts:
         raise ValueError("pairs is empty; there is nothing to train on")
-    if val is not None:
-        return train, list(_read(val, "val", hands))
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        held_out = list(_read(source, "val", hands, optional=True))
-        if held_out:
-            return train, held_out
-    # A block at the end, not a random draw: neighbours in a recording are nearly equal.
-    keep = sum(map(len, train)) - round(_VAL_SHARE * sum(map(len, train)))
-    held_out, kept = [], []
-    for part in train:
-        kept += [part[:keep]] if keep else []
-        held_out += [part[keep:]] if keep < len(part) else []
-        keep -= min(keep, len(part))
-    return kept, held_out
+    train, held_out, _ = _split(source, parts, val, hands, None)
+    return _loaded(train), _loaded(held_out)
 
 
-def to_vectors(pairs: list[TwoHands], *, mirror: bool, name: str = "pairs") -> Vectors:
+def to_vectors(pairs: Sequence[TwoHands], *, mirror: bool, name: str = "pairs") -> Vectors:
     """Canonical vectors of all pairs, in float32 on the CPU.
 
     Args:
-        pairs: batches of shape (N,).
+        pairs: batches of shape (N,) that lack no hand.
         mirror: give the second view of each pair too.
         name: how to call them in errors.
 
     Raises:
-        ValueError: a pair holds NaN or infinity, or the hands are so far apart that the unit cannot be metres.
+        ValueError: a pair holds NaN or infinity or lacks a hand, or the hands are so far apart that the unit cannot be
+            metres.
     """
     sides: tuple[Side, ...] = ("left", "right") if mirror else ("left",)
     anchors: dict[str, list[Tensor]] = {side: [] for side in sides}
     partners: dict[str, list[Tensor]] = {side: [] for side in sides}
     for number, part in enumerate(pairs):
-        _require_finite(part, f"{name}[{number}]")
+        check_hands(part, f"{name}[{number}]")
+        if len(whole_pairs(part)) < len(part):
+            raise ValueError(f"{name}[{number}]: pairs lack a hand; `load_corpus` leaves those out")
         for start in range(0, len(part), _CHUNK):
             chunk = part[start : start + _CHUNK].detach().to("cpu")
             for side in sides:
@@ -106,91 +182,128 @@ def to_vectors(pairs: list[TwoHands], *, mirror: bool, name: str = "pairs") -> V
     join = lambda parts: torch.cat([t for side in sides for t in parts[side]] or [torch.empty(0, SIZE)])
     vectors = Vectors(join(anchors), join(partners))
     if len(vectors):
-        distance = float(vectors.partner[:, SLICES["transl"]].norm(dim=-1).median())
-        if distance > 2:
-            raise ValueError(
-                f"{name}: the hands are {distance:.0f} m apart (median). Parameters must be in metres; divide"
-                " transl by 1000 if it is in millimetres."
-            )
+        _require_metres(vectors.partner[:, SLICES["transl"]].norm(dim=-1), name)
     return vectors
 
 
-def fingerprint(pairs: list[TwoHands]) -> str:
-    """A hash of the parameters and of the hand models' sizes: a resumed run must go on with the same ones.
-
-    Of what is read, not of what is computed from it, whose last bit may depend on the number of threads.
-    """
-    digest = hashlib.sha256()
+def fingerprint(pairs: Sequence[TwoHands]) -> str:
+    """A hash of the parameters and of the hand models' sizes: a resumed run must go on with the same ones."""
+    found = Fingerprint()
     for part in pairs:
-        for hand, model in ((part.left, part.model.left), (part.right, part.model.right)):
-            for value in hand.as_dict().values():
-                digest.update(value.detach().double().contiguous().numpy().tobytes())
-            rest = model.rest_joints(torch.zeros(10, dtype=torch.float64))
-            digest.update(str((1e5 * rest).round().long().tolist()).encode())
-    return digest.hexdigest()
+        found.add(part)
+    return found.text()
 
 
-def _read(source: PairSource, split: str, hands: HandPair | None, optional: bool = False) -> Iterator[TwoHands]:
-    if isinstance(source, TwoHands):
-        yield _flat(source)
-    elif isinstance(source, (str, os.PathLike)):
-        for path in _shards(Path(source), split, optional):
-            yield _flat(TwoHands.load(path, hands=hands))
-    else:
+def _split(
+    source: PairSource, pairs: list[Part], val: PairSource | None, hands: HandPair | None, spool: Path | None
+) -> tuple[list[Part], list[Part], list[Part]]:
+    """Training pairs, validation pairs, and hands alone to validate on."""
+    if val is not None:
+        return pairs, *_pairs_and_alone(val, "val", hands, "val_pairs", spool)
+    alone = read_parts(source, "val", hands, single=True)
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        held_out = read_parts(source, "val", hands, optional=True)
+        if held_out:
+            return pairs, held_out, alone
+    # A block at the end, not a random draw: neighbours in a recording are nearly equal.
+    total = sum(part.count for part in pairs)
+    keep = total - round(_VAL_SHARE * total)
+    return take(pairs, 0, keep), take(pairs, keep, total), alone
+
+
+def _pairs_and_alone(
+    source: PairSource, split: str, hands: HandPair | None, name: str, spool: Path | None
+) -> tuple[list[Part], list[Part]]:
+    """Parts with pairs, and parts with hands alone; a folder may hold the second kind only."""
+    alone = read_parts(source, split, hands, single=True)
+    try:
+        return read_parts(source, split, hands, name=name, spool=spool), alone
+    except FileNotFoundError:
+        if not alone:
+            raise
+        return [], alone
+
+
+def _loaded(parts: list[Part]) -> list[TwoHands]:
+    return [pairs for pairs in (whole_pairs(part.load()) for part in parts) if len(pairs)]
+
+
+def _samples(
+    parts: list[Part], mirror: bool, cache: Path | None, memory_rows: int, name: str = "pairs"
+) -> VectorSamples:
+    """Samples of all parts: in memory, or from the shards in `cache`, made if they are not there."""
+    total = sum(part.count for part in parts) * (1 + mirror)
+    print_of_data = Fingerprint()
+    rows = _rows(parts, mirror, print_of_data, name)
+    if cache is None or total <= memory_rows:
+        blocks = list(shards_of(rows, max(total, 1)))
+        return VectorSamples.of(blocks, _key(print_of_data, mirror))
+    stamps = [[*part.stamp, model_key(part.hands)] for part in parts if part.stamp is not None]
+    files = stamps if len(stamps) == len(parts) else None
+    found = _find(cache, parts, files, mirror)
+    if found is not None:
+        return found
+
+    def describe() -> tuple[str, dict[str, object]]:
+        key = _key(print_of_data, mirror)
+        return _name(key), {"fingerprint": key, "mirror": mirror, "files": files}
+
+    return open_samples(write_samples(cache, rows, describe))
+
+
+def _find(cache: Path, parts: list[Part], files: list[list[str | int]] | None, mirror: bool) -> VectorSamples | None:
+    """The samples of these parts, if there are shards of them: by the files' stamps, or else by what is in them."""
+    folders = sorted(cache.glob(_name("*")))
+    if not folders:
+        return None
+    for folder in folders if files is not None else ():
+        with suppress(StoreError, FileNotFoundError):
+            manifest = read_manifest(folder)
+            if manifest.get("files") == files and manifest.get("mirror") == mirror:
+                return open_samples(folder)
+    content = Fingerprint()
+    for chunk in chunks(parts):
+        content.add(chunk)
+    folder = cache / _name(_key(content, mirror))
+    if folder.exists():
         try:
-            items = iter(source)
-        except TypeError:
-            raise ValueError(
-                f"pairs must be a folder, TwoHands or an iterable of TwoHands, got {type(source).__name__}"
-            ) from None
-        yield from _batched(items)
+            return open_samples(folder)
+        except (StoreError, FileNotFoundError):
+            discard(folder)
+    return None
 
 
-def _batched(items: Iterator[TwoHands]) -> Iterator[TwoHands]:
-    """Join single pairs into batches, so that a million of them are not a million small tensors."""
-    waiting: list[TwoHands] = []
-    count = 0
-    for number, item in enumerate(items):
-        if not isinstance(item, TwoHands):
-            raise ValueError(f"pairs[{number}] must be TwoHands, got {type(item).__name__}")
-        item = _flat(item)
-        if waiting and (item.hands is not waiting[0].hands or item.dtype != waiting[0].dtype or count >= _CHUNK):
-            yield TwoHands.cat(waiting)
-            waiting, count = [], 0
-        waiting.append(item)
-        count += len(item)
-    if waiting:
-        yield TwoHands.cat(waiting)
+def _name(key: str) -> str:
+    """Of the folder with the shards of that key: nothing else in a cache is looked at, or removed."""
+    return f"samples-v{FORMAT}-{key[:16]}"
 
 
-def _flat(pairs: TwoHands) -> TwoHands:
-    return TwoHands(pairs.left.reshape(-1), pairs.right.reshape(-1), pairs.hands).to("cpu")
+def _key(data: Fingerprint, mirror: bool) -> str:
+    return hashlib.sha256(f"{data.text()} {mirror}".encode()).hexdigest()
 
 
-def _shards(path: Path, split: str, optional: bool) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"{path} does not exist. Give a corpus folder; `interhand-prior corpus {path}` makes one."
+def _rows(parts: list[Part], mirror: bool, data: Fingerprint, name: str) -> Iterator[Rows]:
+    """Rows of all parts, whose fingerprint is taken on the way.
+
+    Raises:
+        ValueError: see `chunks`; at the end, that the hands are too far apart.
+    """
+    distances = []
+    for chunk in chunks(parts):
+        data.add(chunk)
+        rows = canonical_rows(chunk, mirror=mirror)
+        yield rows
+        offset = rows.values[rows.flags[:, 1]][:, -3:]
+        # A few of each chunk give the median well enough, and are few of any data set.
+        distances.append(offset[:: 1 + len(offset) // 64].norm(dim=-1))
+    if sum(map(len, distances)):
+        _require_metres(torch.cat(distances), name)
+
+
+def _require_metres(distances: Tensor, name: str) -> None:
+    distance = float(distances.median())
+    if distance > _FAR:
+        raise ValueError(
+            f"{name}: the hands are {distance:.0f} m apart (median). Parameters must be in metres; divide"
+            " transl by 1000 if it is in millimetres."
         )
-    shards = sorted(path.glob(f"{split}-*.npz"))
-    if not shards and not optional:
-        others = tuple(f"{s}-" for s in ("train", "val", "test") if s != split)
-        shards = sorted(p for p in path.glob("*.npz") if not p.name.startswith(others))
-    if not shards and not optional:
-        raise FileNotFoundError(
-            f"{path} holds no {split}-*.npz. `interhand-prior corpus {path}` makes some; TwoHands.save does too."
-        )
-    return shards
-
-
-def _require_finite(pairs: TwoHands, name: str) -> None:
-    for side in ("left", "right"):
-        for key, value in getattr(pairs, side).as_dict().items():
-            bad = ~torch.isfinite(value).all(-1)
-            if bad.any():
-                raise ValueError(
-                    f"{name}.{side}.{key}: {int(bad.sum())} of {len(pairs)} pairs hold NaN or infinity, the first at"
-                    f" index {int(bad.nonzero()[0])}. Remove them before training."
-                )

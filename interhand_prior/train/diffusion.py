@@ -1,78 +1,77 @@
-"""The task of Algorithm 1: one denoiser for p(x_r) and p(x_r | x_l).
+"""The task of Algorithm 1: one denoiser for p(x_r), p(x_r | x_l), and a hand alone.
 
     x_r, x_l   from the pairs or from their mirror images                       (line 2; see data.py)
-    x_l = none with probability p_uncond                                        (line 3)
+    x_l = none with probability p_uncond; then alone, too, with p_alone of it   (line 3)
     x_t = sqrt(alpha_bar) x_r + sigma eps,     eps ~ N(0, I)                    (lines 4-5, Eq. 3)
     loss = |x_r - D(x_t, x_l, sigma)|^2 / sigma^2                               (line 6)
 
 The weight 1 / sigma^2 is the preconditioner's: with D = sqrt(alpha_bar) x_t + sigma F the loss is |F_target - F|^2,
 of unit weight at every level. Without an anchor the target is the whole partner, its relative pose included, so
-that p(x_r) is the marginal of p(x_r | x_l) and the two fit together in classifier-free guidance (Eq. 4); whoever
-draws an anchor from p(x_r) drops its pose.
+that p(x_r) is the marginal of p(x_r | x_l) and the two fit together in classifier-free guidance (Eq. 4). A hand alone
+has no relative pose: the network does not see one and owes none. Hands that the data shows alone are always such.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..canonical import SLICES, Normalizer
-from ..denoiser import Denoiser
+from ..denoiser import ConditionalDenoiser
+from ..hands import HandPair
+from ..networks import network_facts
 from ..params import TwoHands
 from ..prior import TwoHandPrior
 from ..schedule import CosineSchedule, add_noise
 from .config import TrainConfig
-from .data import Vectors, fingerprint, to_vectors
+from .data import Batch, Samples
 from .task import Task
 from .validation import validate
 
-__all__ = ["DiffusionTask", "diffusion_loss", "fresh", "training_vectors"]
+__all__ = ["DiffusionTask", "Draws", "diffusion_draws", "diffusion_loss", "fresh"]
 
-Estimator = Callable[..., Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def diffusion_loss(
-    denoiser: Estimator,
-    schedule: CosineSchedule,
-    x0: Tensor,
-    anchor: Tensor | None,
-    *,
-    p_uncond: float,
-    min_sigma: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """The loss of Algorithm 1; draws levels, dropout and noise.
+class Draws(NamedTuple):
+    """Everything random about B samples.
 
-    Args:
-        denoiser: called as `denoiser(x_t, sigma, anchor, has_anchor)`, or `denoiser(x_t, sigma)` without anchors.
-        schedule: of the levels.
-        x0: (B, D) normalised clean vectors.
-        anchor: (B, 64) normalised, or None: nothing is conditioned on.
-        p_uncond: probability that a sample's anchor is withheld.
-        min_sigma: lowest level drawn.
-        generator: on x0's device.
-
-    Returns:
-        ().
+    Attributes:
+        sigma: (B,) levels.
+        keep: (B,) uniform on [0, 1): below p_uncond the anchor is withheld.
+        noise: (B, D) standard normal.
     """
-    size = len(x0)
-    options: dict[str, Any] = {"generator": generator, "device": x0.device}
+
+    sigma: Tensor
+    keep: Tensor
+    noise: Tensor
+
+
+def diffusion_draws(
+    size: int, width: int, schedule: CosineSchedule, *, min_sigma: float, generator: torch.Generator
+) -> Draws:
+    """Levels, dropout and noise for `size` samples of `width` entries, on the generator's device."""
+    options: dict[str, Any] = {"generator": generator, "device": generator.device}
     # One level in each B-th of the time axis (the rows are in random order already): the same distribution as
     # independent draws, and a less noisy gradient.
-    u = (torch.arange(1, size + 1, device=x0.device) - torch.rand(size, **options)) / size
+    u = (torch.arange(1, size + 1, device=generator.device) - torch.rand(size, **options)) / size
     sigma = schedule.sigma(u).clamp_min(min_sigma)
-    condition: tuple[Tensor, ...] = ()
-    if anchor is not None:
-        condition = (anchor, torch.rand(size, **options) >= p_uncond)
-    x_t = add_noise(x0, torch.randn(x0.shape, **options), sigma)
-    estimate = denoiser(x_t, sigma, *condition)
+    return Draws(sigma, torch.rand(size, **options), torch.randn(size, width, **options))
+
+
+def diffusion_loss(estimate: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
+    """Line 6 of Algorithm 1: the mean over samples and entries, ().
+
+    Args:
+        estimate: (B, D) of the clean vectors.
+        x0: (B, D) clean vectors; equal to the estimate where nothing is owed.
+        sigma: (B,).
+    """
     return ((estimate.float() - x0) / sigma[:, None]).square().mean()
 
 
@@ -80,104 +79,117 @@ class DiffusionTask(Task):
     """Training of a TwoHandPrior.
 
     Args:
-        denoiser: a Denoiser, or a module with the same call and a dataclass as `config`.
+        denoiser: with the call of a ConditionalDenoiser.
         normalizer: of the vectors.
         schedule: of the levels.
-        pairs: training pairs.
-        held_out: validation pairs, also those that the result is calibrated on; may be empty.
+        samples: to train on.
+        val_samples: to validate on; None: nothing.
         config: settings.
+        held_out: pairs that the result is calibrated on; may be empty.
+        hands: hand models that the pairs belong to.
         info: facts for the stored prior, JSON values.
-        vectors: those of `pairs` if they are known already.
 
     Raises:
-        ValueError: the pairs hold NaN, are not in metres or are too few.
+        ValueError: there are fewer than two samples; there are hands alone, which the network does not learn.
     """
 
     result = "prior"
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: ConditionalDenoiser,
         normalizer: Normalizer,
         schedule: CosineSchedule,
-        pairs: list[TwoHands],
-        held_out: list[TwoHands],
+        samples: Samples,
+        val_samples: Samples | None,
         config: TrainConfig,
         *,
+        held_out: Sequence[TwoHands] = (),
+        hands: HandPair | None = None,
         info: dict[str, Any] | None = None,
-        vectors: Vectors | None = None,
     ) -> None:
-        self.module = denoiser
+        if samples.count < 2:
+            raise ValueError(f"pairs: at least 2 training pairs are needed, got {samples.count}")
+        if samples.singles and not denoiser.config.alone:
+            raise ValueError(
+                f"pairs: {samples.singles} samples are hands alone, which this network does not learn. Leave them out,"
+                " or choose a network with alone=True."
+            )
+        self.module: ConditionalDenoiser = denoiser
         self.normalizer = normalizer
         self.schedule = schedule
         self.config = config
-        self.hands = pairs[0].hands
+        self.hands = hands
         self.held_out = held_out
-        self.info = {**(info or {}), "pairs": sum(map(len, pairs))}
-        self.anchor, self.partner = _normalised(vectors or training_vectors(pairs, config), normalizer)
-        self.val_anchor, self.val_partner = _normalised(to_vectors(held_out, mirror=True, name="val_pairs"), normalizer)
-        self.count = len(self.partner)
+        self.samples = samples
+        self.count = samples.count
+        self.info = {**(info or {}), "samples": samples.count}
+        self.val_batch = None if val_samples is None else self._normalised(val_samples, torch.arange(val_samples.count))
         self.facts = {
-            "pairs": fingerprint(pairs),
-            "network": dataclasses.asdict(denoiser.config),
+            "pairs": samples.fingerprint,
+            "network": network_facts(denoiser.config),
             "min_alpha_bar": schedule.min_alpha_bar,
             "normalizer": [normalizer.mean.tolist(), normalizer.std.tolist()],
         }
 
     def to(self, device: torch.device) -> None:
-        """Move the vectors."""
-        for name in ("anchor", "partner", "val_anchor", "val_partner"):
-            setattr(self, name, getattr(self, name).to(device))
+        """Move the validation samples; those to train on come from `fetch`."""
+        if self.val_batch is not None:
+            self.val_batch = Batch(*(value.to(device) for value in self.val_batch))
 
-    def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def fetch(self, rows: Tensor) -> Batch:
+        """Samples, normalised; what a sample does not have is zero."""
+        return self._normalised(self.samples, rows)
+
+    def _normalised(self, samples: Samples, rows: Tensor) -> Batch:
+        batch = samples.fetch(rows)
+        anchor = torch.where(batch.has_anchor[:, None], self.normalizer.anchor(batch.anchor), 0)
+        partner = self.normalizer.partner(batch.partner)
+        own = torch.arange(partner.shape[-1]) < SLICES["own"].stop
+        return batch._replace(anchor=anchor, partner=torch.where(batch.has_relative[:, None] | own, partner, 0))
+
+    def draw(self, size: int, generator: torch.Generator) -> Draws:
+        """See `diffusion_draws`."""
+        width = self.module.config.size
+        return diffusion_draws(size, width, self.schedule, min_sigma=self.config.min_sigma, generator=generator)
+
+    def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Algorithm 1."""
-        return diffusion_loss(
-            self.module,
-            self.schedule,
-            self.partner[rows],
-            self.anchor[rows],
-            p_uncond=self.config.p_uncond,
-            min_sigma=self.config.min_sigma,
-            generator=generator,
-        )
+        x0 = batch.partner
+        has_anchor = batch.has_anchor & (draws.keep >= self.config.p_uncond)
+        has_relative = None
+        if self.module.config.alone:
+            has_relative = batch.has_relative & (draws.keep >= self.config.p_uncond * self.config.p_alone)
+            own = torch.arange(x0.shape[-1], device=x0.device) < SLICES["own"].stop
+            x0 = torch.where(has_relative[:, None] | own, x0, 0)
+        x_t = add_noise(x0, draws.noise, draws.sigma)
+        return diffusion_loss(self.module(x_t, draws.sigma, batch.anchor, has_anchor, has_relative), x0, draws.sigma)
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         """See `validation.validate`."""
-        if not len(self.val_partner):
+        if self.val_batch is None or not len(self.val_batch.partner):
             return {}
         std = self.normalizer.std[SLICES["transl"]]
-        return validate(cast(Denoiser, average), self.val_anchor, self.val_partner, std)
+        return validate(average, self.val_batch, std, alone=self.module.config.alone)
 
     def keep(self, average: nn.Module, folder: Path, info: dict[str, Any], final: bool) -> None:
         """Store the prior; at the end with a calibration."""
-        prior = TwoHandPrior(
-            copy.deepcopy(cast(Denoiser, average)).cpu(),
-            self.normalizer,
-            self.schedule,
-            hands=self.hands,
-            info={**self.info, **info},
-        )
+        prior = self.prior(average)
+        prior.info |= info
         # One calibration is for one hand model: the first one's pairs.
         alike = [part for part in self.held_out if part.hands is self.held_out[0].hands]
         if final and sum(map(len, alike)) >= 2:
             prior.calibrate(TwoHands.cat([part.to(torch.float32) for part in alike]))
         self.store(prior, folder)
 
+    def prior(self, average: nn.Module) -> TwoHandPrior:
+        """The averaged weights as a prior, on the CPU."""
+        denoiser: Any = copy.deepcopy(average).cpu()
+        return TwoHandPrior(denoiser, self.normalizer, self.schedule, hands=self.hands, info=self.info)
+
     def store(self, prior: TwoHandPrior, folder: Path) -> None:
         """Write the finished prior."""
         prior.save_pretrained(folder, dtype=getattr(torch, self.config.weights))
-
-
-def training_vectors(pairs: list[TwoHands], config: TrainConfig) -> Vectors:
-    """The vectors to train on.
-
-    Raises:
-        ValueError: there are fewer than two, or see `to_vectors`.
-    """
-    vectors = to_vectors(pairs, mirror=config.mirror, name="pairs")
-    if len(vectors) < 2:
-        raise ValueError(f"pairs: at least 2 training pairs are needed, got {len(vectors)}")
-    return vectors
 
 
 def fresh(make: Callable[[], Module], seed: int) -> Module:
@@ -185,7 +197,3 @@ def fresh(make: Callable[[], Module], seed: int) -> Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
-
-
-def _normalised(vectors: Vectors, normalizer: Normalizer) -> tuple[Tensor, Tensor]:
-    return normalizer.anchor(vectors.anchor), normalizer.partner(vectors.partner)

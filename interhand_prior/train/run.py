@@ -1,101 +1,40 @@
-"""`run`: a whole run of any task in a folder. `train`: from pairs to a stored prior.
+"""`run`: a whole run of any task in a folder.
 
-RUN/state/      the last state (safetensors and JSON; see Trainer.save), replaced atomically
-RUN/log.jsonl   one line per `log_every` steps and per validation
-RUN/prior/      the averaged weights as a prior for `load_prior`, written at the end and at every validation (of
-                another task: its own `result` folder)
+RUN/config.json   the settings, for `--config`
+RUN/state/        the last state (safetensors and JSON; see Trainer.save), replaced atomically
+RUN/log.csv       a row per `log_every` steps and per validation (see `log`)
+RUN/RESULT/       the averaged weights, written at every validation and at the end, in the task's own folder: `prior`
+                  for a prior that `load_prior` reads
+
+Of several processes only the main one writes. On several machines the folder must be one that all of them see.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from .._version import __version__
 from ..canonical import Normalizer
 from ..checkpoint import read_checkpoint
-from ..denoiser import Denoiser, DenoiserConfig
 from ..files import write_atomically
-from ..hands import load_hands
 from ..params import TwoHands
-from ..prior import TwoHandPrior
-from ..schedule import CosineSchedule
 from .config import TrainConfig
-from .data import PairSource, load_corpus
-from .diffusion import DiffusionTask, fresh, training_vectors
+from .distributed import Processes, launched
+from .log import Log
 from .task import Task
 from .trainer import STATE_KIND, Trainer
 
-__all__ = ["first_pairs", "run", "stored_normalizer", "train"]
+__all__ = ["first_pairs", "refuse_start", "run", "stored_normalizer"]
 
-
-def train(
-    pairs: PairSource,
-    config: TrainConfig,
-    out: str | os.PathLike[str],
-    *,
-    val_pairs: PairSource | None = None,
-    network: DenoiserConfig | None = None,
-    init: TwoHandPrior | None = None,
-    hands: Any = None,
-    resume: bool = False,
-    progress: bool = False,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> TwoHandPrior:
-    """Train a two-hand prior (Algorithm 1), or go on training one.
-
-    Args:
-        pairs: a corpus folder, TwoHands of any batch shape, or an iterable of them. Parameters belong to the hand
-            model that each carries (`hands=`; None: the open hand).
-        config: settings; `steps` or `minutes` says when to end.
-        out: folder of the run, made if missing.
-        val_pairs: held-out pairs. Default: the folder's `val-*.npz`, or the last 5 % of `pairs`.
-        network: widths of a new network.
-        init: a prior to start from (fine-tuning); its network, schedule and normaliser are kept.
-        hands: hand models that parameters in files belong to, in the forms of `load_prior`.
-        resume: go on from the state in `out`; without one, start anew.
-        progress: show a progress bar.
-        should_stop: asked after each step; when it says yes, the state is saved and the run stops. It can be
-            resumed.
-
-    Returns:
-        The prior with averaged weights, calibrated on the held-out pairs, as stored in `out/prior`. On the CPU.
-
-    Raises:
-        ValueError: pairs hold NaN, are not in metres or are too few; `network` and `init` are both given;
-            there is no such device.
-        FileNotFoundError: there are no pairs.
-        FileExistsError: `out` holds a run and `resume` is False.
-        CheckpointError: the state to resume is damaged or of another run.
-        TrainingDiverged: the loss became NaN; the last saved state is intact.
-    """
-    if init is not None and network is not None:
-        raise ValueError("network cannot be chosen when fine-tuning: the one of init is kept. Leave it out.")
-    out = Path(out)
-    _refuse_start(out, config, resume)
-    with _threads(config.threads):
-        models = None if hands is None else load_hands(hands)
-        train_pairs, held_out = load_corpus(pairs, val_pairs, hands=models)
-        vectors = training_vectors(train_pairs, config)
-        if init is not None:
-            normalizer, schedule = copy.deepcopy(init.normalizer).cpu().float(), init.schedule
-            denoiser = copy.deepcopy(init.denoiser)
-        else:
-            normalizer = stored_normalizer(out) or Normalizer.fit(vectors.partner)
-            denoiser, schedule = fresh(lambda: Denoiser(network), config.seed), CosineSchedule()
-        info = {} if init is None else init.info
-        held_out = first_pairs(held_out, config.max_val)
-        task = DiffusionTask(denoiser, normalizer, schedule, train_pairs, held_out, config, info=info, vectors=vectors)
-        run(task, config, out, resume=resume, progress=progress, should_stop=should_stop)
-    return TwoHandPrior.from_folder(out / task.result, hands=task.hands)
+Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
 def run(
@@ -106,6 +45,8 @@ def run(
     resume: bool = False,
     progress: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    evaluate: Evaluate | None = None,
+    processes: Processes | None = None,
 ) -> None:
     """Train whatever `task` describes, or go on training it; the result is stored in `out / task.result`.
 
@@ -115,40 +56,38 @@ def run(
         out: folder of the run, made if missing.
         resume: go on from the state in `out`; without one, start anew.
         progress: show a progress bar.
-        should_stop: asked after each step; when it says yes, the state is saved and the run stops.
+        should_stop: asked after each step; when it says yes, in any process, the state is saved and the run stops.
+        evaluate: called at validations with the averaged module; gives more numbers for the log.
+        processes: those that train together. Default: as the launcher of `accelerate` started them, or this one.
 
     Raises:
         ValueError, FileExistsError, CheckpointError, TrainingDiverged: see `train`.
+        ImportError: several processes without `accelerate`, or TensorBoard, are wanted and missing.
     """
     out = Path(out)
-    _refuse_start(out, config, resume)
+    processes = processes or launched(config.device)
+    refuse_start(out, resume)
     state = out / "state"
-    with _threads(config.threads):
-        trainer = Trainer(task, config)
-        out.mkdir(parents=True, exist_ok=True)
-        log = _Log(out / "log.jsonl")
-        if state.exists():
-            trainer.load(state)
-            log.cut(trainer.step_count)
-
-        def keep(final: bool) -> None:
-            info = {
-                "interhand_prior": __version__,
-                "seed": config.seed,
-                "steps": trainer.step_count,
-                "hours": round(trainer.seconds / 3600, 3),
-            }
-            task.keep(trainer.average, out / task.result, info, final)
-
-        _loop(trainer, state, log, lambda: keep(False), progress, should_stop)
-        keep(True)
+    with threads(config.threads):
+        trainer = Trainer(task, config, processes)
+        try:
+            if state.exists():
+                trainer.load(state)
+            loop = _Loop(trainer, out, should_stop, evaluate)
+            try:
+                loop(progress and processes.is_main)
+            finally:
+                loop.close()
+            loop.keep(final=True)
+            processes.wait()
+        finally:
+            trainer.close()
 
 
-def _refuse_start(out: Path, config: TrainConfig, resume: bool) -> None:
+def refuse_start(out: Path, resume: bool) -> None:
+    """Raise FileExistsError if `out` holds a run that is not to be resumed."""
     if (out / "state").exists() and not resume:
         raise FileExistsError(f"{out} holds a run already. Pass resume=True (--resume) to go on, or another folder.")
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {config.device!r}, but PyTorch sees no such device here. Use device='cpu'.")
 
 
 def stored_normalizer(out: Path) -> Normalizer | None:
@@ -158,51 +97,6 @@ def stored_normalizer(out: Path) -> Normalizer | None:
         return None
     config, _ = read_checkpoint(state, kind=STATE_KIND)
     return Normalizer(*(torch.tensor(values) for values in config["facts"]["normalizer"]))
-
-
-def _loop(
-    trainer: Trainer,
-    state: Path,
-    log: _Log,
-    keep: Callable[[], object],
-    progress: bool,
-    should_stop: Callable[[], bool],
-) -> None:
-    """Step until the end, or until `should_stop` says so."""
-    config = trainer.config
-    begun = time.monotonic() - trainer.seconds
-    saved = logged = time.monotonic()
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    share = lambda: config.progress(trainer.step_count, trainer.seconds)
-    with _bar(progress, share()) as advance:
-        while share() < 1 and not should_stop():
-            total += trainer.step().cpu()
-            count += 1
-            now = time.monotonic()
-            trainer.seconds = now - begun
-            over = share() >= 1
-            if trainer.step_count % config.log_every == 0 or over:
-                trainer.require_finite(total)
-                line = {
-                    "loss": float(total) / count,
-                    "lr": trainer.rate,
-                    "steps_per_second": count / (now - logged),
-                }
-                log.write(trainer, line)
-                total.zero_()
-                logged, count = now, 0
-                advance(share(), line)
-            if trainer.step_count % config.val_every == 0 or over:
-                numbers = trainer.task.validate(trainer.average)
-                if numbers:
-                    log.write(trainer, numbers)
-                keep()
-                logged += time.monotonic() - now
-            if time.monotonic() - saved >= 60 * config.save_minutes or over:
-                trainer.save(state)
-                saved = time.monotonic()
-        if share() < 1:
-            trainer.save(state)
 
 
 def first_pairs(pairs: list[TwoHands], count: int) -> list[TwoHands]:
@@ -215,32 +109,9 @@ def first_pairs(pairs: list[TwoHands], count: int) -> list[TwoHands]:
     return taken
 
 
-class _Log:
-    """Lines of JSON, one per event; a resumed run first drops those that are past its state."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, trainer: Trainer, values: dict[str, float]) -> None:
-        line = {"step": trainer.step_count, "seconds": round(trainer.seconds, 2)}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line | {key: float(f"{value:.6g}") for key, value in values.items()}) + "\n")
-
-    def cut(self, step: int) -> None:
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # the last line of a killed process may be half a line
-        write_atomically(self.path, "".join(kept).encode())
-
-
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads(count: int | None) -> Iterator[None]:
+    """That many CPU threads; None: as many as there are."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -248,6 +119,104 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class _Loop:
+    """Steps until the end, or until a process is asked to stop, with all that happens now and then."""
+
+    def __init__(self, trainer: Trainer, out: Path, should_stop: Callable[[], bool], evaluate: Evaluate | None) -> None:
+        self.trainer = trainer
+        self.out = out
+        self.should_stop = should_stop
+        self.evaluate = evaluate
+        self.log: Log | None = None
+        if trainer.processes.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+            self.log = Log(out, trainer.step_count, tensorboard=trainer.config.tensorboard)
+            facts = trainer.config.as_dict()
+            if "network" in trainer.task.facts:
+                facts["network"] = trainer.task.facts["network"]
+            write_atomically(out / "config.json", (json.dumps(facts, indent=2) + "\n").encode())
+
+    @property
+    def share(self) -> float:
+        """Share of the run that is over."""
+        return self.trainer.config.progress(self.trainer.step_count, self.trainer.seconds)
+
+    def __call__(self, progress: bool) -> None:
+        trainer, config = self.trainer, self.trainer.config
+        begun = time.monotonic() - trainer.seconds
+        saved = logged = time.monotonic()
+        total, count = torch.zeros((), device=trainer.device), 0
+        stop, _ = trainer.processes.agree(self.share < 1 and self.should_stop(), 0.0)
+        with _bar(progress, self.share) as advance:
+            while self.share < 1 and not stop:
+                total += trainer.step()
+                count += 1
+                now = time.monotonic()
+                stop, trainer.seconds = trainer.processes.agree(self.should_stop(), now - begun)
+                over = self.share >= 1
+                if trainer.step_count % config.log_every == 0 or over:
+                    trainer.require_finite(total)
+                    line = {
+                        "loss": float(total) / count,
+                        "lr": trainer.rate,
+                        "steps_per_second": count / (now - logged),
+                    }
+                    self.write(line)
+                    total.zero_()
+                    logged, count = now, 0
+                    advance(self.share, line)
+                if trainer.step_count % config.val_every == 0 or over:
+                    self.validate()
+                    logged += time.monotonic() - now
+                if time.monotonic() - saved >= 60 * config.save_minutes or over:
+                    self.save()
+                    saved = time.monotonic()
+            if self.share < 1:
+                self.save()
+
+    def write(self, numbers: dict[str, float]) -> None:
+        """Put numbers into the log, if there are any."""
+        if self.log is not None and numbers:
+            self.log.write(self.trainer.step_count, self.trainer.seconds, numbers)
+
+    def save(self) -> None:
+        """Store the state."""
+        if self.log is not None:
+            self.trainer.save(self.out / "state")
+
+    def validate(self) -> None:
+        """Log the validation, and store the result so far."""
+        trainer = self.trainer
+        if trainer.processes.is_main:
+            numbers = trainer.task.validate(trainer.average)
+            if self.evaluate is not None:
+                numbers = numbers | self.evaluate(trainer.average)
+            self.write(numbers)
+            self.keep(final=False)
+        trainer.processes.wait()
+
+    def keep(self, final: bool) -> None:
+        """Store the result."""
+        trainer = self.trainer
+        if self.log is not None:
+            info = {
+                "interhand_prior": __version__,
+                "seed": trainer.config.seed,
+                "steps": trainer.step_count,
+                "batch": trainer.size,
+                "hours": round(trainer.seconds / 3600, 3),
+                "complete": self.share >= 1,
+                "config": trainer.config.as_dict(),
+                "validation": self.log.last_validation(),
+            }
+            trainer.task.keep(trainer.average, self.out / trainer.task.result, info, final)
+
+    def close(self) -> None:
+        """Finish the log."""
+        if self.log is not None:
+            self.log.close()
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 Everything random in a step comes from one generator, and the order of samples from the seed and the epoch's number.
 So the weights, their average, AdamW's moments, the generator's state and the step are the whole state of a run, and
 a run that was stopped goes on bit by bit as if it had not been.
+
+A step's global batch is processes x accumulate x batch_size samples. Every process draws what is random for all of
+them, as a single one would, and uses its own rows.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from torch import Tensor
 
 from ..checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .config import TrainConfig
-from .task import Task
+from .distributed import Processes
+from .prefetch import Prefetch, RowOrder
+from .task import Task, map_tensors
 
 __all__ = ["STATE_KIND", "Trainer", "TrainingDiverged", "computes_in_bfloat16"]
 
@@ -34,14 +39,16 @@ class Trainer:
     """Weights, their average, the optimiser and the position of a run.
 
     Args:
-        task: its module is trained in place, on `config.device`.
+        task: its module is trained in place, on the device of this process.
         config: settings.
+        processes: those that take each step together; None: this one alone, on `config.device`.
     """
 
-    def __init__(self, task: Task, config: TrainConfig) -> None:
+    def __init__(self, task: Task, config: TrainConfig, processes: Processes | None = None) -> None:
         self.task = task
         self.config = config
-        self.device = torch.device(config.device)
+        self.processes = processes or Processes(torch.device(config.device))
+        self.device = self.processes.device
         task.to(self.device)
         self.module = task.module.to(self.device, torch.float32).train().requires_grad_(True)
         self.average = copy.deepcopy(self.module).eval().requires_grad_(False)
@@ -49,6 +56,7 @@ class Trainer:
         self.parameters: list[Tensor] = list(self.module.parameters())
         self.averaged: list[Tensor] = list(self.average.parameters())
         self.buffers = list(zip(self.average.buffers(), self.module.buffers(), strict=True))
+        self.statistics = [buffer for buffer in self.module.buffers() if buffer.is_floating_point()]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.lr,
@@ -57,9 +65,14 @@ class Trainer:
         )
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.bfloat16 = config.amp == "on" or (config.amp == "auto" and computes_in_bfloat16(self.device))
+        if config.compile:
+            self.module.compile()  # in place: the names in the state dict stay what they are
+        self.size = self.processes.count * config.accumulate * config.batch_size
+        self.share = self.processes.share(self.size)
+        order = RowOrder(task.count, self.size, config.seed)
+        self.samples = Prefetch(task, order, self.share, pin=self.device.type == "cuda")
         self.step_count = 0
         self.seconds = 0.0
-        self._order: tuple[int, Tensor] | None = None
 
     @property
     def rate(self) -> float:
@@ -67,10 +80,10 @@ class Trainer:
         return self.config.rate(self.step_count, self.config.progress(self.step_count, self.seconds))
 
     def step(self) -> Tensor:
-        """One gradient step.
+        """One gradient step on a global batch.
 
         Returns:
-            The loss, (), detached.
+            Its loss, (), detached.
 
         Raises:
             TrainingDiverged: it is not finite (looked at on the CPU only; elsewhere the caller looks now and then).
@@ -78,11 +91,10 @@ class Trainer:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        loss = self.loss(self._next_rows())
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._gradient()
+        self.processes.average(self.parameters, [loss, *self.statistics])
         torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
-        loss = loss.detach()
         if self.device.type == "cpu":
             self.require_finite(loss)
         self.optimizer.step()
@@ -93,10 +105,10 @@ class Trainer:
         self.step_count += 1
         return loss
 
-    def loss(self, rows: Tensor) -> Tensor:
-        """The task's loss on the samples `rows` (B,)."""
+    def loss(self, batch: Any, draws: Any) -> Tensor:
+        """The task's loss, (), in the run's precision."""
         with self._autocast():
-            return self.task.loss(rows, self.generator)
+            return self.task.loss(batch, draws)
 
     def require_finite(self, loss: Tensor) -> None:
         """Raise TrainingDiverged if the loss is NaN or infinite."""
@@ -117,7 +129,7 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for name, state in zip(self.names, self._moments(), strict=True):
             tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
-        position = {"step": self.step_count, "seconds": self.seconds}
+        position = {"step": self.step_count, "seconds": self.seconds, "batch": self.size}
         config = {"train": self.config.as_dict(), "position": position, "facts": self.task.facts}
         write_checkpoint(folder, config, tensors, kind=STATE_KIND)
 
@@ -125,13 +137,14 @@ class Trainer:
         """Go on from a saved state.
 
         Raises:
-            CheckpointError: it is damaged, or belongs to a run with other settings, data or network.
+            CheckpointError: it is damaged, or belongs to a run with other settings, data or network, or another
+                size of the global batch.
         """
         stored, tensors = read_checkpoint(folder, kind=STATE_KIND)
         differences = self.config.differences(stored["train"])
-        differences |= {
-            k: (stored["facts"].get(k), v) for k, v in self.task.facts.items() if stored["facts"].get(k) != v
-        }
+        facts = {"processes x accumulate x batch_size": self.size, **self.task.facts}
+        old_facts = {"processes x accumulate x batch_size": stored["position"].get("batch"), **stored["facts"]}
+        differences |= {k: (old_facts.get(k), v) for k, v in facts.items() if old_facts.get(k) != v}
         if differences:
             listed = "; ".join(f"{k} was {old!r}, is {new!r}" for k, (old, new) in differences.items())
             raise CheckpointError(
@@ -155,32 +168,35 @@ class Trainer:
         self.step_count = int(stored["position"]["step"])
         self.seconds = float(stored["position"]["seconds"])
 
+    def close(self) -> None:
+        """End the thread that reads samples."""
+        self.samples.close()
+
+    def _gradient(self) -> Tensor:
+        """Add the gradient of this process's share of the global batch, part by part; its loss."""
+        config = self.config
+        move = lambda value: value.to(self.device, non_blocking=True)
+        batch = map_tensors(move, self.samples(self.step_count))
+        draws = _cut(self.task.draw(self.size, self.generator), self.share)
+        total = torch.zeros((), device=self.device)
+        for start in range(0, config.accumulate * config.batch_size, config.batch_size):
+            rows = slice(start, start + config.batch_size)
+            loss = self.loss(_cut(batch, rows), _cut(draws, rows))
+            (loss / config.accumulate).backward()
+            total += loss.detach() / config.accumulate
+        return total
+
     def _moments(self) -> Iterator[dict[str, Tensor]]:
         return (self.optimizer.state.get(parameter, {}) for parameter in self.parameters)
-
-    def _next_rows(self) -> Tensor:
-        """Rows of this step: epochs without replacement, their order a function of the seed and the epoch alone."""
-        size, count = self.config.batch_size, self.task.count
-        first = self.step_count * size
-        parts = []
-        while size:
-            epoch, start = divmod(first, count)
-            taken = self._epoch(epoch)[start : start + size]
-            parts.append(taken)
-            first, size = first + len(taken), size - len(taken)
-        return torch.cat(parts)
-
-    def _epoch(self, number: int) -> Tensor:
-        if self._order is None or self._order[0] != number:
-            shuffler = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
-            order = torch.randperm(self.task.count, generator=shuffler)
-            self._order = number, order.to(self.device)
-        return self._order[1]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.bfloat16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _cut(tree: Any, rows: slice) -> Any:
+    return map_tensors(lambda value: value[rows], tree)
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:

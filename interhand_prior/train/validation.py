@@ -1,59 +1,74 @@
 """Validation: the training loss at fixed levels with fixed noise, so that two numbers differ by the weights alone.
 
-At each level sigma the error |x0 - D(x_t, anchor, sigma)|^2 / sigma^2 is averaged over pairs and entries: in units
+At each level sigma the error |x0 - D(x_t, anchor, sigma)|^2 / sigma^2 is averaged over samples and entries: in units
 of the preconditioned network's target, where 1 is a network that has learned nothing. `cond` has the anchor, `uncond`
-does not; the gap between them is what the anchor tells about its partner.
+does not; the gap between them is what the anchor tells about its partner. `alone` is the error of hands alone, over
+their own entries, for a network that learns them.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..canonical import SLICES
-from ..denoiser import Denoiser
+from ..canonical import SIZE, SLICES
 from ..schedule import add_noise
+from .data import Batch
 
 __all__ = ["LEVELS", "validate"]
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 _BATCH = 2048
+_SEED = 20260
 
 
 @torch.no_grad()
-def validate(denoiser: Denoiser, anchor: Tensor, partner: Tensor, translation_std: Tensor) -> dict[str, float]:
+def validate(denoiser: nn.Module, batch: Batch, translation_std: Tensor, *, alone: bool = False) -> dict[str, float]:
     """Validation numbers by name.
 
     Args:
-        denoiser: usually the averaged weights.
-        anchor: (N, 64) normalised.
-        partner: (N, 64) normalised.
+        denoiser: with the call of a ConditionalDenoiser; usually the averaged weights.
+        batch: N normalised samples.
         translation_std: (3,) metres, the normaliser's.
+        alone: give the numbers of hands alone, too.
 
     Returns:
-        `val_cond`, `val_uncond`: means over the levels; `val_cond_0.5` and so on: at each level;
-        `val_transl_mm_0.5` and so on: root-mean-square error of the clean estimate's offset in millimetres, given
-        the anchor.
+        `val_cond`, `val_uncond` and, if asked for, `val_alone`: means over the levels; `val_cond_0.5` and so on: at
+        each level; `val_transl_mm_0.5` and so on: root-mean-square error of the clean estimate's offset in
+        millimetres, given the anchor. The first two and the offset are of the pairs, and missing without any.
     """
-    generator = torch.Generator().manual_seed(20260)
     result: dict[str, float] = {}
-    means: dict[str, list[float]] = {"cond": [], "uncond": []}
-    transl = SLICES["transl"]
-    for level in LEVELS:
-        error = {"cond": 0.0, "uncond": 0.0}
-        offset = 0.0
-        for start in range(0, len(partner), _BATCH):
-            x0, given = partner[start : start + _BATCH], anchor[start : start + _BATCH]
-            noise = torch.randn(x0.shape, generator=generator).to(x0)
-            sigma = x0.new_full((len(x0),), level)
-            x_t = add_noise(x0, noise, sigma)
-            for name, condition in (("cond", given), ("uncond", None)):
-                difference = denoiser(x_t, sigma, condition) - x0
-                error[name] += float((difference / level).square().mean(-1).sum())
-                if name == "cond":
-                    offset += float((difference[:, transl] * translation_std.to(x0)).square().sum())
-        for name, value in error.items():
-            means[name].append(value / len(partner))
-            result[f"val_{name}_{level}"] = means[name][-1]
-        result[f"val_transl_mm_{level}"] = 1000 * (offset / len(partner)) ** 0.5
-    return {f"val_{name}": sum(values) / len(values) for name, values in means.items()} | result
+    pairs = batch.has_anchor & batch.has_relative
+    kinds = {"cond": pairs, "uncond": pairs} | ({"alone": torch.ones_like(pairs)} if alone else {})
+    for kind, rows in kinds.items():
+        if not rows.any():
+            continue
+        part = Batch(*(value[rows] for value in batch))
+        generator = torch.Generator().manual_seed(_SEED)
+        numbers = {}
+        for level in LEVELS:
+            square = _squares(denoiser, part, level, kind, generator)
+            entries = SLICES["own"] if kind == "alone" else slice(0, SIZE)
+            numbers[f"val_{kind}_{level}"] = float(square[entries].mean()) / level**2
+            if kind == "cond":
+                transl = SLICES["transl"]
+                offset = float((square[transl] * translation_std.to(square).square()).sum())
+                numbers[f"val_transl_mm_{level}"] = 1000 * offset**0.5
+        losses = [value for name, value in numbers.items() if name.startswith(f"val_{kind}_")]
+        result = {f"val_{kind}": sum(losses) / len(losses), **result, **numbers}
+    return result
+
+
+def _squares(denoiser: nn.Module, batch: Batch, level: float, kind: str, generator: torch.Generator) -> Tensor:
+    """Mean squared error of each entry, (64,)."""
+    own = torch.arange(SIZE, device=batch.partner.device) < SLICES["own"].stop
+    total = torch.zeros(SIZE, dtype=torch.float64, device=batch.partner.device)
+    for x0, anchor in zip(batch.partner.split(_BATCH), batch.anchor.split(_BATCH), strict=True):
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        sigma = x0.new_full((len(x0),), level)
+        placed = torch.full((len(x0),), kind != "alone", device=x0.device)
+        x0 = torch.where(placed[:, None] | own, x0, 0)
+        condition = anchor if kind == "cond" else None
+        estimate = denoiser(add_noise(x0, noise, sigma), sigma, condition, None, None if kind != "alone" else placed)
+        total += (estimate - x0).double().square().sum(0)
+    return total / len(batch.partner)

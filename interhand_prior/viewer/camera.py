@@ -120,6 +120,7 @@ def _shown(surface: Surface, axes: FloatArray) -> float:
     area = depth[corner] ** 2  # on the hand, not in the picture: coming nearer must not count
     cut = surface.cut[corner]
     shown = np.bincount(surface.part[corner], np.where(cut, 0, area), minlength=int(surface.part.max()) + 1)
+    shown = shown[np.unique(surface.part)]
     return float(shown.min() + 0.15 * shown.sum() - area[cut].sum())
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..files import write_atomically
+from .present import present_hands
 from .rasterizer import FloatArray, IntArray
 from .sheet import COLOURS, Colour
 from .surface import vertex_normals
@@ -59,6 +60,7 @@ def export_mesh(hands: TwoHands, path: str | os.PathLike[str], *, columns: int |
 
     Several pairs are laid out in the xy plane, row by row from the top left, each one only shifted. With "{index}"
     in the name each pair gets its own file, unshifted: "hands_{index}.glb" becomes hands_0.glb, hands_1.glb, ...
+    A missing hand (`hands.valid`) is left out.
 
     Args:
         hands: one pair, or a batch of any shape.
@@ -69,7 +71,7 @@ def export_mesh(hands: TwoHands, path: str | os.PathLike[str], *, columns: int |
         The path as given.
 
     Raises:
-        ValueError: another ending; no pairs; NaN in the hands.
+        ValueError: another ending; no pairs; NaN in the hands; a pair has neither hand.
         OSError: a file cannot be written.
     """
     path = Path(path)
@@ -83,6 +85,12 @@ def export_mesh(hands: TwoHands, path: str | os.PathLike[str], *, columns: int |
     count = len(left)
     if count == 0:
         raise ValueError("hands is an empty batch; there is nothing to write")
+    present = present_hands(hands)
+    # Where a hand is missing, the other one's vertices stand for it: they change no bounds.
+    left, right = (
+        np.where(there[:, None, None], own, other)
+        for there, own, other in zip(present, (left, right), (right, left), strict=True)
+    )
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise ValueError("hands give vertices that are NaN or infinite; clean them before exporting")
     faces = [f.cpu().numpy().astype(np.int64) for f in hands.faces]
@@ -92,8 +100,8 @@ def export_mesh(hands: TwoHands, path: str | os.PathLike[str], *, columns: int |
     pairs = []
     for i, place in enumerate(places):
         tail = f"_{i}" if count > 1 and not apart else ""
-        meshes = zip(("left", "right"), (left[i], right[i]), faces, COLOURS, strict=False)
-        pairs.append([Mesh(side + tail, v + place, f, colour) for side, v, f, colour in meshes])
+        meshes = zip(("left", "right"), (left[i], right[i]), faces, COLOURS, present, strict=False)
+        pairs.append([Mesh(side + tail, v + place, f, colour) for side, v, f, colour, there in meshes if there[i]])
     if not apart:
         return write_atomically(path, encode_mesh([mesh for pair in pairs for mesh in pair], suffix))
     for i, pair in enumerate(pairs):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .png import write_png
+from .present import present_hands
 from .sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ __all__ = ["render"]
 def render(hands: TwoHands, path: str | os.PathLike[str], *, size: int | None = None, **options: Any) -> Path:
     """Draw pairs of hands, several as a contact sheet. Needs no display, no GPU and no graphics library.
 
-    The left hand is drawn in the colour of clay, the right one in blue. The same hands give the same file.
+    The left hand is drawn in the colour of clay, the right one in blue; a missing one (`hands.valid`) is left out.
+    The same hands give the same file.
 
     Args:
         hands: one pair, or a batch of any shape.
@@ -32,7 +34,8 @@ def render(hands: TwoHands, path: str | os.PathLike[str], *, size: int | None = 
         The path.
 
     Raises:
-        ValueError: the name does not end in .png; an option does not fit; the hands hold NaN, are none or too many.
+        ValueError: the name does not end in .png; an option does not fit; the hands hold NaN, are none or too many; a
+            pair has neither hand.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -40,6 +43,7 @@ def render(hands: TwoHands, path: str | os.PathLike[str], *, size: int | None = 
         raise ValueError(f"path must end in .png, got {path.name!r} (meshes are written by .export)")
     with torch.no_grad():
         left, right = (vertices.reshape(-1, *vertices.shape[-2:]) for vertices in hands.vertices())
+    present = present_hands(hands)
     if size is None:
         size = 640 if len(left) == 1 else 320
-    return write_png(contact_sheet([left, right], hands.faces, size=size, **options), path)
+    return write_png(contact_sheet([left, right], hands.faces, present=present, size=size, **options), path)

@@ -35,6 +35,7 @@ def contact_sheet(
     vertices: Sequence[Any],
     faces: Sequence[Any],
     *,
+    present: Sequence[Any] | None = None,
     size: int = 320,
     views: int | Sequence[Sequence[float]] = 1,
     up: Sequence[float] | None = None,
@@ -48,6 +49,7 @@ def contact_sheet(
     Args:
         vertices: one (N, V_k, 3) array or tensor per mesh of a scene, metres: `hands.vertices()` for N pairs.
         faces: one (F_k, 3) array or tensor per mesh: `hands.faces`.
+        present: one (N,) array or tensor of bool per mesh, False where it is not drawn: `hands.valid`; None: all are.
         size: width and height of a cell, pixels.
         views: 1 or 2 pictures of each scene, the first from where both hands show best, the second from the best
             place aside of it; or directions (3,) towards the viewer, the same for all scenes.
@@ -64,7 +66,7 @@ def contact_sheet(
         ValueError: shapes that do not fit together, NaN, nothing to draw, too much to draw.
         ImportError: there are labels, and Pillow is missing.
     """
-    points, triangles = _check_meshes(vertices, faces)
+    points, triangles, there = _check_meshes(vertices, faces, present)
     count = len(points[0])
     directions, number = _check_views(views)
     if not isinstance(size, int) or not 16 <= size <= 8192:
@@ -87,7 +89,7 @@ def contact_sheet(
 
     def cell(i: int) -> Image:
         coarse, fine = (
-            join([t.surface(p[i], k) for k, (p, t) in enumerate(zip(points, topology, strict=True))])
+            join([t.surface(p[i], k) for k, (p, t) in enumerate(zip(points, topology, strict=True)) if there[k][i]])
             for topology in topologies
         )
         upright = upward(coarse) if held is None else held
@@ -206,7 +208,9 @@ def _array(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
-def _check_meshes(vertices: Sequence[Any], faces: Sequence[Any]) -> tuple[list[FloatArray], list[IntArray]]:
+def _check_meshes(
+    vertices: Sequence[Any], faces: Sequence[Any], present: Sequence[Any] | None
+) -> tuple[list[FloatArray], list[IntArray], list[NDArray[np.bool_]]]:
     if len(vertices) == 0 or len(vertices) != len(faces):
         raise ValueError(f"vertices and faces must hold one array per mesh, got {len(vertices)} and {len(faces)}")
     points, triangles = [_array(v) for v in vertices], [_array(f) for f in faces]
@@ -215,13 +219,20 @@ def _check_meshes(vertices: Sequence[Any], faces: Sequence[Any]) -> tuple[list[F
             raise ValueError(
                 f"vertices must be arrays (N, V, 3) with one N >= 1, got {', '.join(str(q.shape) for q in points)}"
             )
-        if not np.isfinite(p).all():
-            raise ValueError("vertices hold NaN or infinity; there is nothing to draw there")
         if f.ndim != 2 or f.shape[1] != 3 or f.dtype.kind not in "iu" or f.size == 0:
             raise ValueError(f"faces must be integer arrays (F, 3), got {f.dtype} {f.shape}")
         if f.min() < 0 or f.max() >= p.shape[1]:
             raise ValueError(f"faces name vertex {f.max()} (or a negative one) of a mesh with {p.shape[1]} vertices")
-    return [p.astype(np.float32) for p in points], [f.astype(np.int64) for f in triangles]
+    scenes = (len(points[0]),)
+    there = [np.ones(scenes, bool) for _ in points] if present is None else [_array(mask) for mask in present]
+    if len(there) != len(points) or any(mask.shape != scenes or mask.dtype != bool for mask in there):
+        found = ", ".join(f"{mask.dtype} {mask.shape}" for mask in there)
+        raise ValueError(f"present must hold one bool array {scenes} for each of {len(points)} meshes, got {found}")
+    if not np.any(there, 0).all():
+        raise ValueError("present leaves a scene without any mesh; there is nothing to draw")
+    if not all(np.isfinite(p[mask]).all() for p, mask in zip(points, there, strict=True)):
+        raise ValueError("vertices hold NaN or infinity; there is nothing to draw there")
+    return [p.astype(np.float32) for p in points], [f.astype(np.int64) for f in triangles], there
 
 
 def _check_views(views: int | Sequence[Sequence[float]]) -> tuple[list[FloatArray] | None, int]:
