@@ -1,0 +1,203 @@
+"""What makes a prior better: variants of network and training, each for the same number of steps.
+
+    python benchmarks/recipe_study.py --data CORPUS --work runs/recipes              # all, two hours of one core
+    python benchmarks/recipe_study.py --data CORPUS --work runs/recipes --only base  # some; finished ones are kept
+
+Each differs from `base` in what its name says. Judged by the validation losses (`train.validation`), the time of a
+step, and by samples against the bundled reference (`metrics.evaluate`), drawn without anti-penetration guidance. One
+seed each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import write_result
+from torch import Tensor
+
+from interhand_prior import TwoHandPrior, sample
+from interhand_prior.denoiser import ConditionalDenoiser, DenoiserConfig
+from interhand_prior.metrics import evaluate
+from interhand_prior.networks import make_denoiser
+from interhand_prior.schedule import CosineSchedule, snr
+from interhand_prior.token_denoiser import TokenDenoiser, TokenDenoiserConfig
+from interhand_prior.train import TrainConfig
+from interhand_prior.train.data import Batch, TrainingData, read_samples
+from interhand_prior.train.diffusion import DiffusionTask, Draws, fresh
+from interhand_prior.train.log import read_log
+from interhand_prior.train.run import run
+
+TOKENS = TokenDenoiserConfig()
+
+
+class PlainX0(TokenDenoiser):
+    """The network's answer is x_0 itself, as in the paper; no preconditioner."""
+
+    def forward(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        anchor: Tensor | None = None,
+        has_anchor: Tensor | None = None,
+        has_relative: Tensor | None = None,
+    ) -> Tensor:
+        """See `ConditionalDenoiser.forward`: the preconditioned estimate, solved for F."""
+        level = sigma.to(x_t).expand(x_t.shape[:-1])[..., None]
+        x0 = super().forward(x_t, sigma, anchor, has_anchor, has_relative)
+        kept = x_t
+        if has_relative is not None:
+            own = torch.arange(x_t.shape[-1], device=x_t.device) < 55
+            kept = torch.where(has_relative.expand(x_t.shape[:-1])[..., None] | own, x_t, 0)
+        return (x0 - (1 - level * level).clamp_min(0).sqrt() * kept) / level
+
+
+class StudyTask(DiffusionTask):
+    """Keeps the finished prior at hand instead of storing it: not every variant is a network that can be stored."""
+
+    made: TwoHandPrior
+
+    def store(self, prior: TwoHandPrior, folder: Path) -> None:
+        """Remember it."""
+        self.made = prior
+
+
+class Weighted(StudyTask):
+    """The loss in x_0, weighted by the level: w(sigma) |x_0 - D|^2."""
+
+    @staticmethod
+    def weight(sigma: Tensor) -> Tensor:
+        """1: the paper's."""
+        return torch.ones_like(sigma)
+
+    def loss(self, batch: Batch, draws: Draws) -> Tensor:
+        """By scaling the errors of each sample, which `DiffusionTask` divides by sigma."""
+        scale = (self.weight(draws.sigma).sqrt() * draws.sigma)[:, None]
+        inner, self.module = self.module, _Scaled(self.module, batch, scale)  # type: ignore[assignment]
+        try:
+            return super().loss(batch, draws)
+        finally:
+            self.module = inner
+
+
+class _Scaled:
+    """A denoiser whose errors are multiplied by `scale`."""
+
+    def __init__(self, network: ConditionalDenoiser, batch: Batch, scale: Tensor) -> None:
+        self.network, self.batch, self.scale, self.config = network, batch, scale, network.config
+
+    def __call__(self, x_t: Tensor, sigma: Tensor, anchor: Tensor, has_anchor: Tensor, has_relative: Tensor) -> Tensor:
+        x0 = self.batch.partner
+        own = torch.arange(x0.shape[-1], device=x0.device) < 55
+        x0 = torch.where(has_relative[:, None] | own, x0, 0)
+        return x0 + self.scale * (self.network(x_t, sigma, anchor, has_anchor, has_relative) - x0)
+
+
+class MinSNR(Weighted):
+    """min(SNR, 5), Hang et al., ICCV 2023."""
+
+    @staticmethod
+    def weight(sigma: Tensor) -> Tensor:
+        """As named."""
+        return snr(sigma).clamp_max(5.0)
+
+
+class MiddleLevels(StudyTask):
+    """Levels with the density 1 - cos(2 pi u) / 2: twice to three times as many in the middle as at the ends."""
+
+    def draw(self, size: int, generator: torch.Generator) -> Draws:
+        """The stratified time u goes through the inverse of the density's integral, by Newton's method."""
+        draws = super().draw(size, generator)
+        wanted = torch.asin(draws.sigma) * (2 / torch.pi)
+        u = wanted.clone()
+        for _ in range(20):
+            u = u - (u - torch.sin(2 * torch.pi * u) / (4 * torch.pi) - wanted) / (1 - torch.cos(2 * torch.pi * u) / 2)
+        return draws._replace(sigma=self.schedule.sigma(u.clamp(0, 1)).clamp_min(self.config.min_sigma))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the base.
+
+    Attributes:
+        config: fields of TrainConfig.
+        network: makes the network.
+        task: the loss.
+        mirror: whether the mirrored pairs are trained on, too.
+    """
+
+    config: dict[str, Any] = field(default_factory=dict)
+    network: Callable[[], ConditionalDenoiser] = lambda: make_denoiser(TOKENS)
+    task: type[StudyTask] = StudyTask
+    mirror: bool = True
+
+
+VARIANTS: dict[str, Variant] = {
+    "base": Variant(),
+    "the paper's network": Variant(
+        config={"lr": 8e-4}, network=lambda: make_denoiser(DenoiserConfig(alone=True))
+    ),
+    "192 wide": Variant(network=lambda: make_denoiser(replace(TOKENS, width=192))),
+    "6 layers": Variant(network=lambda: make_denoiser(replace(TOKENS, layers=6))),
+    "2 layers": Variant(network=lambda: make_denoiser(replace(TOKENS, layers=2))),
+    "lr 8e-4": Variant(config={"lr": 8e-4}),
+    "lr 5e-3": Variant(config={"lr": 5e-3}),
+    "x0 outright": Variant(network=lambda: PlainX0(TOKENS), task=Weighted),
+    "min-SNR weight": Variant(task=MinSNR),
+    "more middle levels": Variant(task=MiddleLevels),
+    "p_uncond 0.1": Variant(config={"p_uncond": 0.1}),
+    "p_uncond 0.4": Variant(config={"p_uncond": 0.4}),
+    "EMA 0.999": Variant(config={"ema": 0.999}),
+    "no average": Variant(config={"ema": 0.0}),
+    "no mirrored pairs": Variant(mirror=False),
+}  # fmt: skip
+
+
+def study(name: str, data: TrainingData, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one variant, or find it finished, and measure it."""
+    variant, out = VARIANTS[name], Path(args.work) / name.replace(" ", "-").replace("'", "")
+    done = out / "numbers.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    config = TrainConfig(steps=args.steps, seed=args.seed, val_every=args.steps, threads=1)
+    config = replace(config, mirror=variant.mirror, **variant.config)
+    task = variant.task(
+        fresh(variant.network, args.seed), data.train.moments().normalizer(), CosineSchedule(), data.train, data.val,
+        config, hands=data.hands,
+    )  # fmt: skip
+    run(task, config, out, resume=True)
+    log = read_log(out / "log.csv")
+    numbers: dict[str, Any] = {k: v for k, v in log[-1].items() if k in ("val_cond", "val_uncond", "val_alone")}
+    numbers["parameters"] = sum(p.numel() for p in task.module.parameters())
+    numbers["steps_per_second"] = max(line["steps_per_second"] for line in log if "steps_per_second" in line)
+    hands = sample(task.made, args.num, seed=args.seed, penetration_scale=0.0)
+    report = evaluate(hands, metrics=("fhid", "khid", "precision", "recall"), floor=False)
+    numbers |= {key: {"mean": report[key].mean, "std": report[key].std} for key in report}
+    done.write_text(json.dumps(numbers, indent=1))
+    return numbers
+
+
+def main() -> None:
+    """Study and write `results/recipe_study.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a corpus")
+    parser.add_argument("--work", required=True, help="folder for the runs; finished ones in it are kept")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--num", type=int, default=4000, help="samples")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    data = {mirror: read_samples(args.data, mirror=mirror) for mirror in {VARIANTS[n].mirror for n in args.only}}
+    numbers = {name: study(name, data[VARIANTS[name].mirror], args) for name in args.only}
+    settings = {"steps": args.steps, "samples": args.num, "seed": args.seed}
+    print(write_result("recipe_study", {"settings": settings, "variants": numbers}).read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Variants of the recipe study: that each changes what its name says, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import generator, make_normalizer, random_pairs
+
+from interhand_prior.schedule import CosineSchedule, snr
+from interhand_prior.token_denoiser import TokenDenoiser, TokenDenoiserConfig
+from interhand_prior.train import TrainConfig
+from interhand_prior.train.data import read_samples
+from interhand_prior.train.diffusion import DiffusionTask
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+try:
+    import recipe_study as study
+finally:
+    sys.path.pop(0)
+
+SMALL = TokenDenoiserConfig(width=16, layers=1, heads=2, feedforward=32, embedding=16)
+
+
+def make(kind: type[DiffusionTask], network: type[TokenDenoiser] = TokenDenoiser) -> DiffusionTask:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser = network(SMALL)
+    data = read_samples(random_pairs(40, dtype=torch.float32), [])
+    return kind(denoiser, make_normalizer().float(), CosineSchedule(), data.train, None, TrainConfig(steps=1))
+
+
+@pytest.mark.parametrize("kind", [study.Weighted, study.MinSNR])
+def test_the_loss_is_weighted_by_level(kind: type[study.Weighted]) -> None:
+    """Against the plain task's loss of one sample, times sigma^2 w(sigma)."""
+    weighted, plain = make(kind), make(DiffusionTask)
+    for row in range(3):
+        batch, draws = plain.fetch(torch.tensor([row])), plain.draw(1, generator(row))
+        factor = float(draws.sigma**2 * {study.Weighted: 1.0, study.MinSNR: snr(draws.sigma).clamp_max(5)}[kind])
+        found, wanted = float(weighted.loss(batch, draws).detach()), factor * float(plain.loss(batch, draws).detach())
+        assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_x0_outright_answers_f() -> None:
+    """sqrt(alpha_bar) x + sigma times its answer is what the preconditioned network with the same weights says."""
+    plain, outright = make(DiffusionTask).module.double(), make(DiffusionTask, study.PlainX0).module.double()
+    x, anchor = torch.randn(2, 5, 64, generator=generator(), dtype=torch.float64)
+    sigma, alone = torch.rand(5, generator=generator(1), dtype=torch.float64), torch.arange(5) % 2 == 0
+    own = torch.arange(64) < 55
+    for anchors, placed in ((anchor, None), (None, alone)):
+        kept = x if placed is None else torch.where(placed[:, None] | own, x, 0)
+        answer = outright(x, sigma, anchors, has_relative=placed)
+        wanted = (1 - sigma**2).sqrt()[:, None] * kept + sigma[:, None] * answer
+        torch.testing.assert_close(plain(x, sigma, anchors, has_relative=placed), wanted)
+
+
+def test_more_middle_levels_have_their_density() -> None:
+    task = make(study.MiddleLevels)
+    u = torch.asin(task.draw(20_000, generator()).sigma) * (2 / torch.pi)
+    edges = torch.linspace(0, 1, 11)
+    share = torch.histc(u, 10, 0, 1) / len(u)
+    integral = edges - torch.sin(2 * torch.pi * edges) / (4 * torch.pi)
+    torch.testing.assert_close(share, integral.diff(), atol=2e-3, rtol=0)
