@@ -14,13 +14,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..denoiser import Denoiser, DenoiserConfig
+from ..denoiser import ConditionalDenoiser, Denoiser, DenoiserConfig
 from .cascade import Cascade
 
 __all__ = ["SeparateDenoisers", "WithoutSharedNetwork"]
 
 
-class SeparateDenoisers(nn.Module):
+class SeparateDenoisers(ConditionalDenoiser):
     """Two Denoisers in the place of one. About 9.5 million parameters by default.
 
     Args:
@@ -35,42 +35,21 @@ class SeparateDenoisers(nn.Module):
         del self.unconditional.embed_anchor  # there is none to embed
 
     @property
-    def null(self) -> nn.Parameter:
-        """The null token; `TwoHandPrior` reads its type and device."""
+    def null(self) -> nn.Parameter:  # type: ignore[override]
+        """The null token, whose type and device are the network's."""
         return self.unconditional.null
 
-    def forward(
-        self,
-        x_t: Tensor,
-        sigma: Tensor,
-        anchor: Tensor | None = None,
-        has_anchor: Tensor | None = None,
-        has_relative: Tensor | None = None,
-    ) -> Tensor:
-        """Estimate the clean partner; see `ConditionalDenoiser.forward`.
-
-        Args:
-            x_t: (..., 64).
-            sigma: (...) or scalar.
-            anchor: (..., 64); None: no anchor for any sample.
-            has_anchor: (...) bool: which network a sample goes to. None: every sample has an anchor.
-            has_relative: (...) bool; None: every sample has a place.
-
-        Returns:
-            x_0, (..., 64).
-        """
+    def answer(self, x: Tensor, level: Tensor, anchor: Tensor | None, has_anchor: Tensor | None) -> Tensor:
+        """F of the network that is responsible; see `ConditionalDenoiser`."""
         if anchor is None:
-            return self.unconditional(x_t, sigma, has_relative=has_relative)
+            return self.unconditional.answer(x, level, None, None)
         if has_anchor is None:
-            return self.conditional(x_t, sigma, anchor)
-        batch = x_t.shape[:-1]
-        level, anchor = sigma.to(x_t.device).expand(batch), anchor.expand(x_t.shape)
-        given, alone = has_anchor.expand(batch), ~has_anchor.expand(batch)
-        placed = None if has_relative is None else has_relative.expand(batch)[alone]
-        x0 = torch.zeros_like(x_t)
-        x0[given] = self.conditional(x_t[given], level[given], anchor[given])
-        x0[alone] = self.unconditional(x_t[alone], level[alone], has_relative=placed)
-        return x0
+            return self.conditional.answer(x, level, anchor, None)
+        given, alone = has_anchor, ~has_anchor
+        answer = torch.zeros_like(x)
+        answer[given] = self.conditional.answer(x[given], level[given], anchor[given], None).to(x)
+        answer[alone] = self.unconditional.answer(x[alone], level[alone], None, None).to(x)
+        return answer
 
 
 class WithoutSharedNetwork(Cascade):
