@@ -7,7 +7,6 @@ convention; Gamma (paper Sec. 3.3) is the mirror x -> -x that turns one into the
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import write_atomically
 from .rotations import mirror_axis_angle, mirror_points
 
 if TYPE_CHECKING:
@@ -360,23 +358,9 @@ class TwoHands:
             ValueError: the name does not end in .npz; a hand holds NaN or infinity, which `load` would refuse.
             OSError: the file cannot be written; an older file is then still there.
         """
-        path = Path(path)
-        if path.suffix != ".npz":
-            raise ValueError(f"path must end in .npz, got {path.name!r} (meshes are written by .export)")
-        arrays = {f"extras.{name}": value for name, value in self.extras.items()}
-        for side, mask in (("left", self.left_valid), ("right", self.right_valid)):
-            hand = getattr(self, side)
-            if mask is not None:
-                arrays[f"{side}.valid"] = mask.cpu().numpy()
-                hand = hand.map(lambda value, mask=mask: torch.where(mask[..., None], value, torch.zeros_like(value)))
-            hand = HandParams.coerce(hand, side, check_finite=True)
-            for name, value in hand.as_dict().items():
-                value = value.detach().cpu()
-                # numpy has no bfloat16.
-                arrays[f"{side}.{name}"] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        return write_atomically(path, buffer.getbuffer())
+        from .pair_files import save_pairs
+
+        return save_pairs(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, hands: HandPair | None = None) -> TwoHands:
@@ -386,25 +370,9 @@ class TwoHands:
             FileNotFoundError: there is no such file.
             ValueError: it is not such a file, or is damaged.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; it should be an .npz written by TwoHands.save")
-        try:
-            # numpy leaves a damaged file open that it opened itself.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except Exception as error:  # zipfile, zlib, numpy and OS each raise their own for a damaged archive
-            raise ValueError(f"{path} is damaged or not an .npz of two hands ({error}); write it again") from error
-        missing = [f"{s}.{n}" for s in ("left", "right") for n in FIELDS if f"{s}.{n}" not in arrays]
-        if missing:
-            raise ValueError(f"{path} lacks {', '.join(missing)}; it was not written by TwoHands.save")
-        side = lambda s: HandParams.coerce({name: arrays[f"{s}.{name}"] for name in FIELDS}, s)
-        extras = {name[7:]: value for name, value in arrays.items() if name.startswith("extras.")}
-        mask = lambda s: torch.as_tensor(arrays[f"{s}.valid"]) if f"{s}.valid" in arrays else None
-        try:
-            return cls(side("left"), side("right"), hands, extras, mask("left"), mask("right"))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
+        from .pair_files import load_pairs
+
+        return load_pairs(path, hands)
 
     def export(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write the meshes as .glb, .obj or .ply, without missing hands; see `interhand_prior.viewer.export_mesh`."""

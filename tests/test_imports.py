@@ -16,6 +16,7 @@ CORE = [
     ["_version", "files", "progress"],
     ["rotations"],
     ["params"],
+    ["pair_files"],
     ["hands"],
     ["canonical"],
     ["schedule"],
@@ -33,7 +34,7 @@ AROUND = ["convert", "data", "train", "baselines", "metrics", "viewer"]
 #: But whoever trains something does so with the one engine.
 TRAINED = {"baselines", "metrics"}
 #: Methods that only hand over (`hands.render`, `prior.push_to_hub`) import what stands after them when they are called.
-HANDED_OVER = {"params": {"hands", "viewer"}, "prior": {"hub"}}
+HANDED_OVER = {"params": {"hands", "pair_files", "viewer"}, "prior": {"hub"}}
 #: May import everything.
 WIRING = ["cli", "__main__", "__init__"]
 
