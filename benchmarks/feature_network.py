@@ -2,7 +2,8 @@
 
     python benchmarks/feature_network.py --data CORPUS [--network FOLDER] [--num 4000]
 
-- Regression: errors on the test split, both views of each pair, in degrees and millimetres.
+- Regression: errors on the test split, both views of each pair, in degrees and millimetres, and the shares of variance
+  that are explained.
 - Speed: features in a second of processor time on one thread, meshes included.
 - FHID of one half of the test pairs against the other half, damaged: noise on the fingers' angles, on the relative
   rotation or on the relative translation; or a share of the right hands exchanged with those of other pairs, which
@@ -28,7 +29,7 @@ from interhand_prior import TwoHands, load_prior
 from interhand_prior.canonical import SLICES, from_canonical, to_canonical
 from interhand_prior.metrics.features import FeatureNetwork, load_feature_network
 from interhand_prior.metrics.frechet import frechet_distance
-from interhand_prior.metrics.train_features import regression_errors
+from interhand_prior.metrics.regression import regression_errors
 from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_rot6d, rot6d_to_matrix
 from interhand_prior.train.data import to_vectors
 

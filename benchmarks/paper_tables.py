@@ -207,11 +207,12 @@ class Work:
         if not (out / "done").exists():
             say("training the feature network")
             # The recipe of the bundled one (interhand_prior/assets/README.md).
-            steps = 20 if self.settings.quick else 7000
-            recipe = {"steps": steps, "batch_size": 32, "lr": 2e-3, "ema": 0.998, "val_every": 500, "max_val": 500}
+            steps = 20 if self.settings.quick else 18000
+            recipe = {"steps": steps, "batch_size": 96, "lr": 2e-3, "warmup": 100, "weight_decay": 1e-3, "ema": 0.998}
+            recipe |= {"amp": "off", "val_every": 1000, "max_val": 500}
             config = replace(self.settings.train, **recipe)
             options = {"hands": self.hands, "resume": True, "progress": self.progress}
-            train_features(self.data, config, out, points=1024, **options)
+            train_features(self.data, config, out, points=800, **options)
             (out / "done").touch()
         return FeatureNetwork.from_folder(out / "features")
 

@@ -40,22 +40,6 @@ def fits(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def samples(result: Mapping[str, Any]) -> str:
-    """Settings of sample_quality.py."""
-    columns = ("penetration mm", "share deeper than 3 mm", "share touching (< 3 mm)", "share near (< 2 cm)")
-    lines = [
-        "| | " + " | ".join(columns) + " | Frechet | of as many real pairs | s per pair |",
-        "|---" * (len(columns) + 4) + "|",
-    ]
-    for name, row in result["numbers"].items():
-        if not isinstance(row, dict) or columns[0] not in row:
-            continue
-        values = [f"{row[column]:.2f}" for column in columns]
-        values += [_number(row.get("frechet")), _number(row.get("frechet of as many real pairs"))]
-        lines.append(f"| {name} | " + " | ".join([*values, _number(row.get("seconds per pair"))]) + " |")
-    return "\n".join(lines)
-
-
 #: Key in the results, heading, factor and digits.
 _FHID = ("fhid", "FHID", 1, 2)
 _KHID = ("khid", "KHID x 10^-2", 100, 2)
@@ -108,6 +92,32 @@ def paper_tables(result: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def bundled_prior(result: Mapping[str, Any]) -> str:
+    """Rows of bundled_prior.py."""
+    columns = (_FHID, _KHID, _DIVERSITY, _PRECISION, _RECALL, _PEN_VOL, _PEN_DIST, _PROX_RATIO, _TOUCH)
+    lines = [
+        "| | " + " | ".join(head for _, head, _, _ in columns) + " | ms a pair |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for name, row in result["numbers"]["rows"].items():
+        cells = [_spread(row.get(key), factor, digits) for key, _, factor, digits in columns]
+        lines.append(f"| {name} | " + " | ".join([*cells, _number(row.get("ms per pair"), 0)]) + " |")
+    return "\n".join(lines)
+
+
+def solvers(result: Mapping[str, Any]) -> str:
+    """Rows of solvers.py."""
+    keys = ("variance_ratio", "variance_ratio_relative_pose", "frechet")
+    lines = ["| solver | steps | variance ratio | of the relative pose | Frechet | s |", "|---|---|---|---|---|---|"]
+    rows = [*result["numbers"]["rows"], {"solver": "as many real pairs", **result["numbers"]["floor"]}]
+    for row in rows:
+        cells = [_number(row.get(key)) for key in keys]
+        lines.append(
+            f"| {row['solver']} | {row.get('steps', '')} | {' | '.join(cells)} | {_number(row.get('seconds'), 0)} |"
+        )
+    return "\n".join(lines)
+
+
 def _spread(cell: Mapping[str, float] | None, factor: float, digits: int) -> str:
     if cell is None or cell["mean"] is None:
         return ""
@@ -115,11 +125,17 @@ def _spread(cell: Mapping[str, float] | None, factor: float, digits: int) -> str
     return mean if cell["std"] is None else f"{mean} ± {factor * cell['std']:.{digits}f}"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
-TABLES = {"fit_keypoints": fits, "fit_keypoints_leap": fits, "sample_quality": samples, "paper_tables": paper_tables}
+TABLES = {
+    "fit_keypoints": fits,
+    "fit_keypoints_leap": fits,
+    "bundled_prior": bundled_prior,
+    "solvers": solvers,
+    "paper_tables": paper_tables,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

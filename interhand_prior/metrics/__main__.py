@@ -87,7 +87,7 @@ def read_pairs(path: str | Path, hands: HandPair | None = None) -> TwoHands:
         return TwoHands.load(path, hands=hands).reshape(-1)
     files = sorted(path.glob("*.npz"))
     tests = [file for file in files if file.name.startswith("test-")]
-    files = tests or [file for file in files if not file.name.startswith(("train-", "val-"))]
+    files = tests or [file for file in files if not file.name.startswith(("train-", "val-", "single-"))]
     if not files:
         raise FileNotFoundError(
             f"{path} holds no .npz of a test split; give a folder with test-*.npz, a folder of .npz files that"

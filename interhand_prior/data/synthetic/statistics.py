@@ -26,7 +26,7 @@ def relative_pose(pairs: TwoHands) -> Tensor:
 
 
 def summarise(shards: Iterable[TwoHands]) -> dict[str, Any]:
-    """Statistics over shards of a corpus: what the manifest and `benchmarks/corpus_report.py` hold."""
+    """Statistics over shards of a corpus: what the manifest holds (`benchmarks/data_card.py` measures more)."""
     relative, poses, names, depth, near, betas = [], [], [], [], [], []
     for pairs in shards:
         relative.append(relative_pose(pairs))

@@ -1,0 +1,1 @@
+"""The parts of `data_card.py`: what is measured (surfaces, poses, real), drawn (sheets) and written (readme, text)."""
