@@ -153,9 +153,9 @@ def test_resume_keeps_whole_shards_and_redoes_damaged_ones(corpus: Path, tmp_pat
 
 
 def test_failure_leaves_only_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from interhand_prior import params
+    from interhand_prior import pair_files
 
-    real, calls = params.write_atomically, []
+    real, calls = pair_files.write_atomically, []
 
     def full_disk(path: Path, data: bytes) -> Path:
         calls.append(path)
@@ -163,7 +163,7 @@ def test_failure_leaves_only_whole_shards(tmp_path: Path, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
         return real(path, data)
 
-    monkeypatch.setattr(params, "write_atomically", full_disk)
+    monkeypatch.setattr(pair_files, "write_atomically", full_disk)
     args = {"val_num": 2, "test_num": 0, "shard_size": 2, "progress": False, "workers": 1, "loose_share": 1.0}
     args["single_num"] = 0
     with pytest.raises(OSError, match="No space"):
