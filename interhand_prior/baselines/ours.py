@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from ..denoiser import DenoiserConfig
+from ..hands import load_hands
 from ..params import TwoHands
 from ..prior import TwoHandPrior
 from ..sampling import sample
 from ..train import TrainConfig, train
-from ..train.data import PairSource
+from ..train.data import PairSource, load_corpus
 from .protocol import Method
 
 __all__ = ["Ours"]
@@ -62,9 +63,12 @@ class Ours(Method):
         should_stop: Callable[[], bool] = lambda: False,
     ) -> M:
         """See `Method.fit`. What is stored is a prior for `load_prior`."""
-        network = network or cls.network_type()
-        options: dict[str, Any] = {"val_pairs": val_pairs, "network": network, "hands": hands, "resume": resume}
-        return cls(train(pairs, config, out, progress=progress, should_stop=should_stop, **options))
+        models = None if hands is None else load_hands(hands)
+        # Pairs alone, like every compared method.
+        whole, held_out = load_corpus(pairs, val_pairs, hands=models)
+        options: dict[str, Any] = {"network": network or cls.network_type(), "hands": models, "resume": resume}
+        options |= {"val_pairs": held_out, "progress": progress, "should_stop": should_stop}
+        return cls(train(whole, config, out, **options))
 
     def sample(
         self,
