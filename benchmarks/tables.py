@@ -118,6 +118,33 @@ def solvers(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def training(result: Mapping[str, Any]) -> str:
+    """Step, loader and processes of training.py."""
+    n = result["numbers"]
+    lines = [
+        f"| network, batches of {n['batch']}, one thread | parameters | samples a second | GFLOP a step | share of the"
+        " matrix-product peak | optimiser |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in n["step"].items():
+        cells = [
+            f"{row['parameters'] / 1e6:.1f} M",
+            _number(row["samples_per_second"], 0),
+            _number(row["gflop_per_step"], 1),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['share_of_peak']:.0%} | {row['optimizer_ms']:.1f} ms |")
+    load, gain = n["loader"], n["processes"]["gain"]
+    lines += [
+        "",
+        f"Reading from {load['samples']:,} samples{' in memory-mapped shards' if load['mapped'] else ''}:"
+        f" {load['fetched_samples_per_second']:,.0f} a second; a step takes {load['ratio']:.2f} times what it takes on"
+        " one batch over and over. Samples a second of all processes together, beside one with one thread: "
+        + ", ".join(f"{name} {value:.2f}" for name, value in gain.items() if value != 1)
+        + ".",
+    ]
+    return "\n".join(lines)
+
+
 def _spread(cell: Mapping[str, float] | None, factor: float, digits: int) -> str:
     if cell is None or cell["mean"] is None:
         return ""
@@ -134,6 +161,7 @@ TABLES = {
     "fit_keypoints_leap": fits,
     "bundled_prior": bundled_prior,
     "solvers": solvers,
+    "training": training,
     "paper_tables": paper_tables,
 }
 

@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         " among runs and processes; default: in memory")  # fmt: skip
     add("--fhid", type=int, metavar="N",
         help=f"log FHID at validations: N samples of {_FHID_STEPS} steps without guidance against the held-out pairs."
-        " On a CPU core this takes about 10 ms a sample, and as much once for each held-out pair; below 2000 samples"
+        " On a CPU core this takes about 2 ms a sample, and as much once for each held-out pair; below 2000 samples"
         " the number is biased upwards, and noisy")  # fmt: skip
     add("--push-to-hub", metavar="REPOSITORY", help="upload the result to owner/repository at the end")
     add("--private", action="store_true", help="make a new repository private")
