@@ -544,8 +544,8 @@ def test_a_mixture_interleaves_its_sources(sizes: list[tuple[int, float]]) -> No
         # The twin: go on through the source, and from its end back to its beginning.
         assert torch.equal(place[source == i], torch.arange(samples.rows[i]) % count)
         # Any window has its share.
-        before = torch.cat((torch.zeros(1), (source == i).double().cumsum(0)))
-        expected = torch.arange(samples.count + 1) * (samples.rows[i] / samples.count)
+        before = torch.cat((torch.zeros(1).double(), (source == i).double().cumsum(0)))
+        expected = torch.arange(samples.count + 1, dtype=torch.float64) * (samples.rows[i] / samples.count)
         surplus = before - expected
         assert float(surplus.max() - surplus.min()) <= i + 1 + 1e-6
 
