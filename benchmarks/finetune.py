@@ -1,6 +1,6 @@
 """Fine-tuning on 500 pairs of an archetype that the prior has never seen: what is gained there, and lost elsewhere.
 
-    python benchmarks/finetune.py --data CORPUS      # about ten minutes of one core
+    python benchmarks/finetune.py --data CORPUS      # about a minute of one core
 
 The corpus generator has kinds of contact that no default corpus holds (`interhand-prior corpus --archetypes heart`).
 The bundled prior is fine-tuned on 500 such pairs, once on them alone and once with one sample in two from the corpus,

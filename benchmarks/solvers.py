@@ -1,6 +1,6 @@
 """How many denoising steps a sample needs: the multistep rule against DDIM, on the bundled prior.
 
-    python benchmarks/solvers.py --data CORPUS      # about ten minutes of one core
+    python benchmarks/solvers.py --data CORPUS      # seven minutes of one core
 
 Samples without any guidance, so that the solver alone differs, against the corpus' test pairs: the mean ratio of
 variances of the canonical vectors (64 partner entries and 55 of the anchor; 1 is right), and the Frechet distance of

@@ -1,6 +1,6 @@
 """How fast training is, and against what: the machine's matrix products, its loader, and a second process.
 
-    python benchmarks/training.py                    # on made-up vectors; two minutes on two free cores
+    python benchmarks/training.py                    # on made-up vectors; a minute on two free cores
     python benchmarks/training.py --data CORPUS      # reading from memory-mapped shards of a corpus
 
 Step: the bundled prior's network, batches of 512, one thread, the fastest of several. Its floating-point operations

@@ -1,6 +1,6 @@
 """The licence-free corpus: pairs of interacting hands made on the bundled open hand.
 
-    angles and poses of one hand      anatomy, single_hand (fitted_poses), marginals, gauge, skeleton
+    angles and poses of one hand      anatomy, single_hand (fitted_poses), alone, marginals, gauge, skeleton
     what stands in for skin           spheres
     where pairs start                 archetypes, placement (fitted_placement), loose
     contact                           contact (balls), surface (the real mesh), arms
