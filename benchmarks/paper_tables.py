@@ -71,6 +71,7 @@ class Settings:
     Attributes:
         steps: gradient steps of every method.
         batch_size: pairs per step.
+        lr: peak learning rate.
         corpus: training, validation and test pairs of the corpus that is made when none is given.
         num: samples of each method in each repetition.
         sample_steps: denoising steps.
@@ -83,8 +84,9 @@ class Settings:
 
     steps: int = 4000
     batch_size: int = 512
+    lr: float = 8e-4
     ema: float = 0.999
-    corpus: tuple[int, int, int] = (40_000, 2_000, 10_000)
+    corpus: tuple[int, int, int] = (100_000, 2_000, 10_000)
     num: int = 10_000
     sample_steps: int = 25
     evaluations: int = 20
@@ -99,6 +101,7 @@ class Settings:
         return TrainConfig(
             steps=self.steps,
             batch_size=self.batch_size,
+            lr=self.lr,
             ema=self.ema,
             seed=self.seed,
             val_every=max(1, self.steps // 2),
@@ -207,7 +210,7 @@ class Work:
         if not (out / "done").exists():
             say("training the feature network")
             # The recipe of the bundled one (interhand_prior/assets/README.md).
-            steps = 20 if self.settings.quick else 18000
+            steps = 20 if self.settings.quick else 13_300
             recipe = {"steps": steps, "batch_size": 96, "lr": 2e-3, "warmup": 100, "weight_decay": 1e-3, "ema": 0.998}
             recipe |= {"amp": "off", "val_every": 1000, "max_val": 500}
             config = replace(self.settings.train, **recipe)
