@@ -28,7 +28,7 @@ from interhand_prior.networks import make_denoiser
 from interhand_prior.schedule import CosineSchedule, snr
 from interhand_prior.token_denoiser import TokenDenoiser, TokenDenoiserConfig
 from interhand_prior.train import TrainConfig
-from interhand_prior.train.data import Batch, TrainingData, read_samples
+from interhand_prior.train.data import TrainingData, read_samples
 from interhand_prior.train.diffusion import DiffusionTask, Draws, fresh
 from interhand_prior.train.log import read_log
 from interhand_prior.train.run import run
@@ -39,22 +39,9 @@ TOKENS = TokenDenoiserConfig()
 class PlainX0(TokenDenoiser):
     """The network's answer is x_0 itself, as in the paper; no preconditioner."""
 
-    def forward(
-        self,
-        x_t: Tensor,
-        sigma: Tensor,
-        anchor: Tensor | None = None,
-        has_anchor: Tensor | None = None,
-        has_relative: Tensor | None = None,
-    ) -> Tensor:
-        """See `ConditionalDenoiser.forward`: the preconditioned estimate, solved for F."""
-        level = sigma.to(x_t).expand(x_t.shape[:-1])[..., None]
-        x0 = super().forward(x_t, sigma, anchor, has_anchor, has_relative)
-        kept = x_t
-        if has_relative is not None:
-            own = torch.arange(x_t.shape[-1], device=x_t.device) < 55
-            kept = torch.where(has_relative.expand(x_t.shape[:-1])[..., None] | own, x_t, 0)
-        return (x0 - (1 - level * level).clamp_min(0).sqrt() * kept) / level
+    def precondition(self, x: Tensor, level: Tensor, answer: Tensor) -> Tensor:
+        """The answer."""
+        return answer
 
 
 class StudyTask(DiffusionTask):
@@ -75,27 +62,9 @@ class Weighted(StudyTask):
         """1: the paper's."""
         return torch.ones_like(sigma)
 
-    def loss(self, batch: Batch, draws: Draws) -> Tensor:
-        """By scaling the errors of each sample, which `DiffusionTask` divides by sigma."""
-        scale = (self.weight(draws.sigma).sqrt() * draws.sigma)[:, None]
-        inner, self.module = self.module, _Scaled(self.module, batch, scale)  # type: ignore[assignment]
-        try:
-            return super().loss(batch, draws)
-        finally:
-            self.module = inner
-
-
-class _Scaled:
-    """A denoiser whose errors are multiplied by `scale`."""
-
-    def __init__(self, network: ConditionalDenoiser, batch: Batch, scale: Tensor) -> None:
-        self.network, self.batch, self.scale, self.config = network, batch, scale, network.config
-
-    def __call__(self, x_t: Tensor, sigma: Tensor, anchor: Tensor, has_anchor: Tensor, has_relative: Tensor) -> Tensor:
-        x0 = self.batch.partner
-        own = torch.arange(x0.shape[-1], device=x0.device) < 55
-        x0 = torch.where(has_relative[:, None] | own, x0, 0)
-        return x0 + self.scale * (self.network(x_t, sigma, anchor, has_anchor, has_relative) - x0)
+    def error_unit(self, sigma: Tensor) -> Tensor:
+        """1 / sqrt(w)."""
+        return self.weight(sigma).rsqrt()
 
 
 class MinSNR(Weighted):

@@ -37,7 +37,18 @@ from .rotations import (
 if TYPE_CHECKING:
     from .hands import HandModel, HandPair
 
-__all__ = ["SIZE", "SLICES", "Frame", "Normalizer", "Side", "as_anchor", "from_canonical", "own_vector", "to_canonical"]
+__all__ = [
+    "SIZE",
+    "SLICES",
+    "Frame",
+    "Normalizer",
+    "Side",
+    "as_anchor",
+    "from_canonical",
+    "own_vector",
+    "to_canonical",
+    "without_place",
+]
 
 Side = Literal["left", "right"]
 
@@ -119,6 +130,12 @@ def as_anchor(own: Tensor) -> Tensor:
     """The anchor vector (..., 64) of a hand whose own part is `own` (..., 55): not turned, not shifted."""
     identity = own.new_tensor(_IDENTITY).expand(*own.shape[:-1], len(_IDENTITY))
     return torch.cat((own, identity), -1)
+
+
+def without_place(vector: Tensor, has_relative: Tensor) -> Tensor:
+    """Vectors (..., 64) with zeros in the relative part where has_relative (...) is False: hands alone."""
+    own = torch.arange(vector.shape[-1], device=vector.device) < SLICES["own"].stop
+    return torch.where(has_relative[..., None] | own, vector, 0)
 
 
 def from_canonical(

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .canonical import SIZE, SLICES
+from .canonical import SIZE, without_place
 from .schedule import signal
 
 __all__ = ["ConditionalDenoiser", "Denoiser", "DenoiserConfig", "positional_encoding"]
@@ -51,6 +51,10 @@ class ConditionalDenoiser(nn.Module, ABC):
     @abstractmethod
     def answer(self, x: Tensor, level: Tensor, anchor: Tensor | None, has_anchor: Tensor | None) -> Tensor:
         """F: x (B, size), level (B,), anchor (B, 64), has_anchor (B,) -> (B, size)."""
+
+    def precondition(self, x: Tensor, level: Tensor, answer: Tensor) -> Tensor:
+        """x0 from x (B, size), level (B,) and F (B, size)."""
+        return signal(level)[:, None] * x + level[:, None] * answer
 
     def forward(
         self,
@@ -79,17 +83,16 @@ class ConditionalDenoiser(nn.Module, ABC):
         x = x_t.reshape(-1, self.config.size)
         # Half precision cannot tell the levels near 1 apart.
         level = sigma.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(shape[:-1]).reshape(-1)
-        keep = None
+        placed = None
         if has_relative is not None and self.config.alone:
-            own = torch.arange(SIZE, device=x.device) < SLICES["own"].stop
-            keep = has_relative.expand(shape[:-1]).reshape(-1, 1) | own
-            x = torch.where(keep, x, 0)
+            placed = has_relative.expand(shape[:-1]).reshape(-1)
+            x = without_place(x, placed)
         if anchor is not None:
             anchor = anchor.reshape(-1, SIZE).to(dtype)
             has_anchor = None if has_anchor is None else has_anchor.expand(shape[:-1]).reshape(-1)
-        estimate = signal(level)[:, None] * x + level[:, None] * self.answer(x.to(dtype), level, anchor, has_anchor)
-        if keep is not None:
-            estimate = torch.where(keep, estimate, 0)
+        estimate = self.precondition(x, level, self.answer(x.to(dtype), level, anchor, has_anchor))
+        if placed is not None:
+            estimate = without_place(estimate, placed)
         return estimate.to(x_t.dtype).reshape(shape)
 
 

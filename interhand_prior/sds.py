@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .canonical import SIZE, SLICES, to_canonical
+from .canonical import SLICES, to_canonical, without_place
 from .params import HandLike, HandParams, TwoHands, check_same_place
 from .plausibility import log_residuals, placement_gate
 from .schedule import add_noise, check_sigma, snr
@@ -175,8 +175,7 @@ def sds_terms(
     paired = present.all(0)
     # A hand alone has no placement. A network that has not learned such hands is given the mean one, or the estimate
     # of the fingers would depend on where it happens to be.
-    own = torch.arange(SIZE, device=partner.device) < SLICES["own"].stop
-    partner = torch.where(paired[..., None] | own, partner, torch.zeros_like(partner))
+    partner = without_place(partner, paired)
     level = _per_pair("sigma", sigma, partner[0, ..., 0]).to(partner)
     noise = torch.randn(num_draws, *partner.shape[1:], generator=generator, device=partner.device, dtype=partner.dtype)
     with torch.no_grad():

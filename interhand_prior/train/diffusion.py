@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..canonical import SLICES, Normalizer
+from ..canonical import SLICES, Normalizer, without_place
 from ..denoiser import ConditionalDenoiser
 from ..hands import HandPair
 from ..networks import network_facts
@@ -64,15 +64,15 @@ def diffusion_draws(
     return Draws(sigma, torch.rand(size, **options), torch.randn(size, width, **options))
 
 
-def diffusion_loss(estimate: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
+def diffusion_loss(estimate: Tensor, x0: Tensor, unit: Tensor) -> Tensor:
     """Line 6 of Algorithm 1: the mean over samples and entries, ().
 
     Args:
         estimate: (B, D) of the clean vectors.
         x0: (B, D) clean vectors; equal to the estimate where nothing is owed.
-        sigma: (B,).
+        unit: (B,) what errors are measured in; sigma for line 6.
     """
-    return ((estimate.float() - x0) / sigma[:, None]).square().mean()
+    return ((estimate.float() - x0) / unit[:, None]).square().mean()
 
 
 class DiffusionTask(Task):
@@ -145,8 +145,7 @@ class DiffusionTask(Task):
         batch = samples.fetch(rows)
         anchor = torch.where(batch.has_anchor[:, None], self.normalizer.anchor(batch.anchor), 0)
         partner = self.normalizer.partner(batch.partner)
-        own = torch.arange(partner.shape[-1]) < SLICES["own"].stop
-        return batch._replace(anchor=anchor, partner=torch.where(batch.has_relative[:, None] | own, partner, 0))
+        return batch._replace(anchor=anchor, partner=without_place(partner, batch.has_relative))
 
     def draw(self, size: int, generator: torch.Generator) -> Draws:
         """See `diffusion_draws`."""
@@ -160,10 +159,14 @@ class DiffusionTask(Task):
         has_relative = None
         if self.module.config.alone:
             has_relative = batch.has_relative & (draws.keep >= self.config.p_uncond * self.config.p_alone)
-            own = torch.arange(x0.shape[-1], device=x0.device) < SLICES["own"].stop
-            x0 = torch.where(has_relative[:, None] | own, x0, 0)
+            x0 = without_place(x0, has_relative)
         x_t = add_noise(x0, draws.noise, draws.sigma)
-        return diffusion_loss(self.module(x_t, draws.sigma, batch.anchor, has_anchor, has_relative), x0, draws.sigma)
+        estimate = self.module(x_t, draws.sigma, batch.anchor, has_anchor, has_relative)
+        return diffusion_loss(estimate, x0, self.error_unit(draws.sigma))
+
+    def error_unit(self, sigma: Tensor) -> Tensor:
+        """What errors at the levels (B,) are measured in: sigma, which weighs them by 1 / sigma^2."""
+        return sigma
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         """See `validation.validate`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..canonical import SIZE, SLICES
+from ..canonical import SIZE, SLICES, without_place
 from ..schedule import add_noise
 from .data import Batch
 
@@ -61,13 +61,12 @@ def validate(denoiser: nn.Module, batch: Batch, translation_std: Tensor, *, alon
 
 def _squares(denoiser: nn.Module, batch: Batch, level: float, kind: str, generator: torch.Generator) -> Tensor:
     """Mean squared error of each entry, (64,)."""
-    own = torch.arange(SIZE, device=batch.partner.device) < SLICES["own"].stop
     total = torch.zeros(SIZE, dtype=torch.float64, device=batch.partner.device)
     for x0, anchor in zip(batch.partner.split(_BATCH), batch.anchor.split(_BATCH), strict=True):
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         sigma = x0.new_full((len(x0),), level)
         placed = torch.full((len(x0),), kind != "alone", device=x0.device)
-        x0 = torch.where(placed[:, None] | own, x0, 0)
+        x0 = without_place(x0, placed)
         condition = anchor if kind == "cond" else None
         estimate = denoiser(add_noise(x0, noise, sigma), sigma, condition, None, None if kind != "alone" else placed)
         total += (estimate - x0).double().square().sum(0)
