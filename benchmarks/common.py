@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,7 @@ def write_result(name: str, payload: Mapping[str, Any], *, folder: str | Path | 
     target = Path(folder) if folder is not None else RESULTS
     result = {
         "name": name,
-        "command": f"python benchmarks/{' '.join(map(_no_folder, sys.argv))}",
+        "command": f"python benchmarks/{shlex.join(map(_no_folder, sys.argv))}",
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "commit": commit(),
         "machine": machine(),
@@ -109,8 +110,9 @@ def write_result(name: str, payload: Mapping[str, Any], *, folder: str | Path | 
 
 
 def _no_folder(argument: str) -> str:
-    """A folder says nothing outside the machine it was on: keep the last part of a path."""
-    return Path(argument).name if os.sep in argument else argument
+    """A folder says nothing outside the machine it was on: keep the last part of a path, and the name in NAME=PATH."""
+    name, equals, path = argument.rpartition("=")
+    return name + equals + Path(path).name if os.sep in path else argument
 
 
 def _plain(value: Any) -> Any:
