@@ -22,15 +22,13 @@ from interhand_prior import TwoHandPrior, load_prior
 from interhand_prior.canonical import SLICES
 from interhand_prior.data.synthetic import generate_corpus
 from interhand_prior.train import TrainConfig, train
-from interhand_prior.train.data import Batch, Samples, read_samples
+from interhand_prior.train.data import Samples, read_samples
 from interhand_prior.train.validation import validate
 
 
 def losses(prior: TwoHandPrior, samples: Samples) -> dict[str, float]:
-    """Validation losses with and without the anchor."""
+    """Validation losses of the pairs, with and without the anchor."""
     batch, normalizer = samples.fetch(torch.arange(samples.count)), prior.normalizer
-    pairs = batch.has_anchor & batch.has_relative
-    batch = Batch(*(value[pairs] for value in batch))
     batch = batch._replace(anchor=normalizer.anchor(batch.anchor), partner=normalizer.partner(batch.partner))
     numbers = validate(prior.denoiser, batch, normalizer.std[SLICES["transl"]])
     return {name: numbers[name] for name in ("val_cond", "val_uncond", "val_transl_mm_0.5")}
