@@ -19,14 +19,16 @@ from typing import Any
 
 import torch
 from common import write_result
-from torch import Tensor
+from torch import Tensor, nn
 
 from interhand_prior import TwoHandPrior, sample
+from interhand_prior.canonical import SLICES, Normalizer
 from interhand_prior.denoiser import ConditionalDenoiser, DenoiserConfig
 from interhand_prior.metrics import evaluate
 from interhand_prior.networks import make_denoiser
+from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_rot6d
 from interhand_prior.schedule import CosineSchedule, snr
-from interhand_prior.token_denoiser import TokenDenoiser, TokenDenoiserConfig
+from interhand_prior.token_denoiser import TokenDenoiser, TokenDenoiserConfig, two_layers
 from interhand_prior.train import TrainConfig
 from interhand_prior.train.data import TrainingData, read_samples
 from interhand_prior.train.diffusion import DiffusionTask, Draws, fresh
@@ -42,6 +44,38 @@ class PlainX0(TokenDenoiser):
     def precondition(self, x: Tensor, level: Tensor, answer: Tensor) -> Tensor:
         """The answer."""
         return answer
+
+
+class Reads6D(nn.Module):
+    """The token of a hand_pose, made from the first two rows of each joint's rotation instead of its axis-angle.
+
+    Args:
+        normalizer: says which angles a normalised entry is.
+        config: widths.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, normalizer: Normalizer, config: TokenDenoiserConfig) -> None:
+        super().__init__()
+        pose = SLICES["hand_pose"]
+        self.register_buffer("mean", normalizer.mean[pose].clone())
+        self.register_buffer("std", normalizer.std[pose].clone())
+        self.embed = two_layers(90, config.embedding, config.width)
+
+    def forward(self, part: Tensor) -> Tensor:
+        """(B, 45) normalised -> (B, width)."""
+        rotation = axis_angle_to_matrix((part * self.std + self.mean).unflatten(-1, (15, 3)))
+        moved = matrix_to_rot6d(rotation) - torch.eye(3).to(part)[:2].flatten()
+        return self.embed(moved.flatten(1) / self.std.mean())
+
+
+def six_d_inside(normalizer: Normalizer, config: TokenDenoiserConfig = TOKENS) -> TokenDenoiser:
+    """Both hands' poses are read as 6D; the noise and the answer stay in axis-angle."""
+    network = TokenDenoiser(config)
+    network.embed_anchor[0], network.embed_partner[0] = Reads6D(normalizer, config), Reads6D(normalizer, config)
+    return network
 
 
 class StudyTask(DiffusionTask):
@@ -95,13 +129,13 @@ class Variant:
 
     Attributes:
         config: fields of TrainConfig.
-        network: makes the network.
+        network: makes the network, given the normaliser.
         task: the loss.
         mirror: whether the mirrored pairs are trained on, too.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
-    network: Callable[[], ConditionalDenoiser] = lambda: make_denoiser(TOKENS)
+    network: Callable[[Normalizer], ConditionalDenoiser] = lambda _: make_denoiser(TOKENS)
     task: type[StudyTask] = StudyTask
     mirror: bool = True
 
@@ -109,16 +143,17 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     "base": Variant(),
     "the paper's network": Variant(
-        config={"lr": 8e-4}, network=lambda: make_denoiser(DenoiserConfig(alone=True))
+        config={"lr": 8e-4}, network=lambda _: make_denoiser(DenoiserConfig(alone=True))
     ),
-    "192 wide": Variant(network=lambda: make_denoiser(replace(TOKENS, width=192))),
-    "6 layers": Variant(network=lambda: make_denoiser(replace(TOKENS, layers=6))),
-    "2 layers": Variant(network=lambda: make_denoiser(replace(TOKENS, layers=2))),
+    "192 wide": Variant(network=lambda _: make_denoiser(replace(TOKENS, width=192))),
+    "6 layers": Variant(network=lambda _: make_denoiser(replace(TOKENS, layers=6))),
+    "2 layers": Variant(network=lambda _: make_denoiser(replace(TOKENS, layers=2))),
     "lr 8e-4": Variant(config={"lr": 8e-4}),
     "lr 5e-3": Variant(config={"lr": 5e-3}),
-    "x0 outright": Variant(network=lambda: PlainX0(TOKENS), task=Weighted),
+    "x0 outright": Variant(network=lambda _: PlainX0(TOKENS), task=Weighted),
     "min-SNR weight": Variant(task=MinSNR),
     "more middle levels": Variant(task=MiddleLevels),
+    "6D inside": Variant(network=six_d_inside),
     "p_uncond 0.1": Variant(config={"p_uncond": 0.1}),
     "p_uncond 0.4": Variant(config={"p_uncond": 0.4}),
     "EMA 0.999": Variant(config={"ema": 0.999}),
@@ -135,8 +170,9 @@ def study(name: str, data: TrainingData, args: argparse.Namespace) -> dict[str, 
         return json.loads(done.read_text())
     config = TrainConfig(steps=args.steps, seed=args.seed, val_every=args.steps, threads=1)
     config = replace(config, mirror=variant.mirror, **variant.config)
+    normalizer = data.train.moments().normalizer()
     task = variant.task(
-        fresh(variant.network, args.seed), data.train.moments().normalizer(), CosineSchedule(), data.train, data.val,
+        fresh(lambda: variant.network(normalizer), args.seed), normalizer, CosineSchedule(), data.train, data.val,
         config, hands=data.hands,
     )  # fmt: skip
     run(task, config, out, resume=True)
@@ -146,7 +182,7 @@ def study(name: str, data: TrainingData, args: argparse.Namespace) -> dict[str, 
     numbers["steps_per_second"] = max(line["steps_per_second"] for line in log if "steps_per_second" in line)
     hands = sample(task.made, args.num, seed=args.seed, penetration_scale=0.0)
     report = evaluate(hands, metrics=("fhid", "khid", "precision", "recall"), floor=False)
-    numbers |= {key: {"mean": report[key].mean, "std": report[key].std} for key in report}
+    numbers |= {key: {"mean": value.mean, "std": value.std} for key, value in report.values.items()}
     done.write_text(json.dumps(numbers, indent=1))
     return numbers
 

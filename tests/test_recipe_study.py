@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -63,3 +65,30 @@ def test_more_middle_levels_have_their_density() -> None:
     share = torch.histc(u, 10, 0, 1) / len(u)
     integral = edges - torch.sin(2 * torch.pi * edges) / (4 * torch.pi)
     torch.testing.assert_close(share, integral.diff(), atol=2e-3, rtol=0)
+
+
+def test_six_d_inside_reads_the_rotations() -> None:
+    """A whole turn about a joint's axis is the same rotation, and so the same token; as axis-angle it is another."""
+    normalizer = make_normalizer().float()
+    network = study.six_d_inside(normalizer, SMALL)
+    pose = 0.5 * torch.randn(4, 15, 3, generator=generator())
+    turned = pose * (1 + 2 * torch.pi / pose.norm(dim=-1, keepdim=True))
+    mean, std = normalizer.mean[:45], normalizer.std[:45]
+    tokens = [network.embed_partner[0]((value.flatten(1) - mean) / std) for value in (pose, turned, pose.flip(1))]
+    torch.testing.assert_close(tokens[0], tokens[1], atol=1e-4, rtol=1e-3)
+    assert (tokens[0] - tokens[2]).abs().max() > 1e-2
+    assert network.embed_anchor[0] is not network.embed_partner[0]
+    vector = torch.randn(4, 64, generator=generator(1))
+    assert network(vector, torch.full((4,), 0.5), vector).shape == (4, 64)
+
+
+@pytest.mark.slow
+def test_a_variant_is_trained_and_measured(tmp_path: Path) -> None:
+    args = argparse.Namespace(work=tmp_path, steps=2, num=300, seed=0)
+    pairs = random_pairs(40, dtype=torch.float32)
+    numbers = study.study("no average", read_samples(pairs, pairs), args)
+    assert {"val_cond", "val_uncond", "parameters", "steps_per_second"} <= set(numbers)
+    assert all(numbers[name]["mean"] >= 0 for name in ("fhid", "precision", "recall"))
+    assert json.loads((tmp_path / "no-average" / "numbers.json").read_text()) == numbers
+    args.num = 1  # would be refused, were it not found finished
+    assert study.study("no average", read_samples(pairs, pairs), args) == numbers
