@@ -20,7 +20,7 @@ CORE = [
     ["hands"],
     ["canonical"],
     ["schedule"],
-    ["denoiser", "pointnet2"],
+    ["denoiser", "point_sets", "pointnet2"],
     ["token_denoiser"],
     ["networks"],
     ["geometry", "guidance"],

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from interhand_prior.point_sets import ball_query, farthest_points, squared_distances
 from interhand_prior.pointnet2 import (
     COMPACT,
     PAPER,
@@ -24,9 +25,6 @@ from interhand_prior.pointnet2 import (
     PointNet2,
     PointNet2Config,
     Scale,
-    ball_query,
-    farthest_points,
-    squared_distances,
 )
 
 TINY = PointNet2Config(

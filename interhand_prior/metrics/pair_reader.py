@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..hands.skinning import no_autocast
-from ..pointnet2 import farthest_points
+from ..point_sets import farthest_points
 from ..rotations import matrix_to_rot6d, mirror_points, rot6d_to_matrix
 
 __all__ = ["JOINTS", "Frame", "PairReader", "PairReaderConfig", "Reading", "Taught", "around"]

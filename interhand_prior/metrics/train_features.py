@@ -36,7 +36,8 @@ from ..canonical import SLICES
 from ..hands import HandPair, load_hands
 from ..hands.skinning import no_autocast
 from ..params import TwoHands
-from ..pointnet2 import COMPACT, PAPER, farthest_points
+from ..point_sets import farthest_points
+from ..pointnet2 import COMPACT, PAPER
 from ..rotations import axis_angle_to_matrix, mirror_points, rot6d_to_matrix
 from ..train.config import TrainConfig
 from ..train.data import PairSource, Vectors, fingerprint, load_corpus, to_vectors
