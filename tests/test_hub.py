@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -129,6 +130,7 @@ class FakeHub:
         self.needs_token: dict[str, str] = {}
         self.gated: set[str] = set()
         self.private: dict[str, bool] = {}
+        self.cut: dict[str, int] = {}  # of these files only the first bytes are sent, then the connection is closed
         self.requests: list[str] = []
         self.url = ""
 
@@ -201,7 +203,17 @@ def make_handler(fake: FakeHub) -> type[BaseHTTPRequestHandler]:
             else:
                 data = fake.commits[repo][commit][name]
                 etag = f'"{hashlib.sha256(data).hexdigest()}"'
-                self.reply(200, data, ETag=etag, X_Linked_Etag=etag, X_Repo_Commit=commit)
+                facts = {"ETag": etag, "X_Linked_Etag": etag, "X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
+                first = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+                rest = data[int(first[1]) :] if first else data
+                if name not in fake.cut or self.command == "HEAD":
+                    return self.reply(206 if first else 200, rest, **facts)
+                self.send_response(206 if first else 200)
+                for key, value in {**facts, "Content-Length": str(len(rest))}.items():
+                    self.send_header(key.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(rest[: fake.cut[name]])
+                self.close_connection = True
 
         def do_POST(self) -> None:
             fake.requests.append(f"POST {self.path}")
@@ -393,6 +405,36 @@ def test_weights_that_were_exchanged_on_the_hub(fake_hub: FakeHub, saved: Path, 
 
 
 # -- uploading
+
+
+@pytest.mark.slow
+def test_a_cut_connection_never_yields_a_prior(fake_hub: FakeHub, saved: Path, cache: Path) -> None:
+    """The client tries again and gives up; what it has of the file is no prior, and is gone on from afterwards."""
+    fake_hub.commit_folder(REPO, saved)
+    fake_hub.cut[WEIGHTS_NAME] = 100
+    with pytest.raises(ConnectionError, match="the connection failed"):
+        load_prior(REPO, cache_dir=cache)
+    with pytest.raises(FileNotFoundError, match="not in the cache"):
+        load_prior(REPO, cache_dir=cache, local_files_only=True)
+    fake_hub.cut.clear()
+    assert_same(load_prior(REPO, cache_dir=cache), make_prior())
+
+
+def test_a_truncated_file_is_refused(fake_hub: FakeHub, saved: Path, cache: Path) -> None:
+    """Cut before it was uploaded: the Hub's own length and hash fit it, those in config.json do not."""
+    data = (saved / WEIGHTS_NAME).read_bytes()
+    fake_hub.commit_folder(REPO, saved)
+    fake_hub.commit(REPO, {WEIGHTS_NAME: data[: len(data) // 2]})
+    with pytest.raises(CheckpointError, match="bytes"):
+        load_prior(REPO, cache_dir=cache)
+
+
+def test_a_config_of_another_schema_is_refused(fake_hub: FakeHub, saved: Path, cache: Path) -> None:
+    config = json.loads((saved / CONFIG_NAME).read_text())
+    fake_hub.commit_folder(REPO, saved)
+    fake_hub.commit(REPO, {CONFIG_NAME: json.dumps({**config, "format_version": 99}).encode()})
+    with pytest.raises(CheckpointError, match="version"):
+        load_prior(REPO, cache_dir=cache)
 
 
 def test_push_and_load_again(fake_hub: FakeHub, cache: Path) -> None:
