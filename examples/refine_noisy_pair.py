@@ -3,8 +3,8 @@
     python examples/refine_noisy_pair.py                         # noise on samples of the prior
     python examples/refine_noisy_pair.py --input held_out.npz    # on your pairs, an .npz written by TwoHands.save
 
-`refine` is told how uncertain the estimate is (here: the noise that was added) and moves it no further than that
-uncertainty and the prior agree on.
+`refine` is told how uncertain the estimate is (here: the noise that was added), moves it no further than that
+uncertainty and the prior agree on, and takes the hands out of each other.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float]]:
     parser.add_argument("--pose-noise", type=float, default=0.2, help="radians on every finger angle")
     parser.add_argument("--rotation-noise", type=float, default=0.1, help="radians on the global rotations")
     parser.add_argument("--translation-noise", type=float, default=0.01, help="metres")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 

@@ -286,8 +286,11 @@ class Normalizer(nn.Module):
     def anchor(self, vector: Tensor) -> Tensor:
         """Normalise anchor vectors (..., 64); the last nine entries come out as zero."""
         own = SLICES["own"]
-        normal = (vector[..., own] - self.mean.to(vector)[own]) / self.std.to(vector)[own]
-        return torch.cat((normal, torch.zeros_like(vector[..., SLICES["relative"]])), -1)
+        return self.as_anchor((vector[..., own] - self.mean.to(vector)[own]) / self.std.to(vector)[own])
+
+    def as_anchor(self, own: Tensor) -> Tensor:
+        """A normalised anchor (..., 64) from a normalised own part (..., 55)."""
+        return torch.cat((own, own.new_zeros(*own.shape[:-1], SIZE - SLICES["own"].stop)), -1)
 
     def partner_inverse(self, vector: Tensor) -> Tensor:
         """Back to metres and radians."""

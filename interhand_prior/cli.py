@@ -1,4 +1,4 @@
-"""Command line: `interhand-prior sample | corpus | train | evaluate`.
+"""Command line: `interhand-prior sample | corpus | train | convert | evaluate`.
 
 Each command imports what it needs when it runs. Mistakes of the caller end in one line on stderr and exit code 2.
 """
@@ -22,6 +22,7 @@ OK, WRONG, INTERRUPTED = 0, 2, 130
 MODULES = {
     "corpus": ("interhand_prior.data.synthetic.__main__", "make a corpus of interacting pairs, without any data set"),
     "train": ("interhand_prior.train.__main__", "train a prior (Algorithm 1)"),
+    "convert": ("interhand_prior.convert.__main__", "turn the released InterHandGen files that you have into a prior"),
     "evaluate": ("interhand_prior.metrics.__main__", "measure samples against reference pairs (Section 4.1)"),
 }
 

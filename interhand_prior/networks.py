@@ -7,17 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from .denoiser import ConditionalDenoiser, Denoiser, DenoiserConfig
+from .official import OfficialConfig, OfficialDenoiser
 from .token_denoiser import TokenDenoiser, TokenDenoiserConfig
 
-__all__ = ["NETWORKS", "NetworkConfig", "make_denoiser", "network_config", "network_facts"]
+__all__ = ["NETWORKS", "NEW_NETWORKS", "NetworkConfig", "make_denoiser", "network_config", "network_facts"]
 
-NetworkConfig = DenoiserConfig | TokenDenoiserConfig
+NetworkConfig = DenoiserConfig | TokenDenoiserConfig | OfficialConfig
 
 NETWORKS: dict[str, tuple[type[Any], type[ConditionalDenoiser]]] = {
     "layers": (DenoiserConfig, Denoiser),
     "tokens": (TokenDenoiserConfig, TokenDenoiser),
+    "official": (OfficialConfig, OfficialDenoiser),
 }
-"""Name -> widths, network: "layers" is the paper's Figure 2, "tokens" the bundled prior's."""
+"""Name -> widths, network: "layers" is the paper's Figure 2, "tokens" the bundled prior's, "official" a converted
+checkpoint's."""
+
+NEW_NETWORKS: tuple[str, ...] = ("layers", "tokens")
+"""Those that a new prior is made with."""
 
 
 def make_denoiser(config: NetworkConfig | None = None) -> ConditionalDenoiser:

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .canonical import SIZE, Normalizer, Side, from_canonical, to_canonical
-from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from .calibrating import calibrated
+from .canonical import Normalizer, Side, from_canonical
+from .checked import checked_pairs, without_missing
+from .completion import complete, complete_fingers
 from .denoiser import ConditionalDenoiser
+from .directions import canonical_pair
 from .guidance.anti_penetration import PairSurfaces
 from .guidance.cfg import guided_x0
 from .hands import HandPair, load_hands, open_hands
-from .networks import make_denoiser, network_config, network_facts
-from .params import HandLike, HandParams, TwoHands
-from .plausibility import Calibration, Score, log_residuals, placement_gate, probe_noise
+from .levels import DEFAULT_SIGMA
+from .params import HandLike, TwoHands
+from .plausibility import Calibration, Critics, Score, log_residuals, placement_gate, probe_noise, score
+from .prior_files import read_prior, save_prior
 from .refinement import refine
-from .sampling import sample
-from .schedule import CosineSchedule, add_noise, check_sigma
-from .sds import DEFAULT_SIGMA, canonical_pair
+from .schedule import CosineSchedule, Schedule, add_noise, check_sigma
+from .sds_terms import denoised_pair
+from .uncertainty import Uncertainty, measured, placement_trust
 
 __all__ = ["TwoHandPrior"]
 
@@ -41,7 +46,8 @@ class TwoHandPrior(nn.Module):
         schedule: the noise levels it was trained on.
         hands: hand models that parameters belong to: None, a folder, a pair of smplx layers, or a HandPair (see
             `interhand_prior.hands.load_hands`).
-        calibration: quantiles of its residuals on held-out pairs.
+        calibration: quantiles of its residuals on held-out pairs, for the placement gate.
+        critics: what `score` asks.
         info: facts about its making (corpus, seed, ...), JSON values; kept in config.json.
     """
 
@@ -51,19 +57,21 @@ class TwoHandPrior(nn.Module):
         self,
         denoiser: ConditionalDenoiser,
         normalizer: Normalizer,
-        schedule: CosineSchedule | None = None,
+        schedule: Schedule | None = None,
         *,
         hands: Any = None,
         calibration: Calibration | None = None,
+        critics: Critics | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.normalizer = normalizer
-        self.schedule = schedule or CosineSchedule()
+        self.schedule: Schedule = schedule or CosineSchedule()
         # The hand models are the user's own: not moved, saved or counted with the prior.
         self._hands: list[HandPair] = [open_hands() if hands is None else load_hands(hands)]
         self.calibration = calibration
+        self.critics = critics
         self.info: dict[str, Any] = dict(info or {})
         self.register_buffer("probe_noise", probe_noise(self.dtype, self.device), persistent=False)
 
@@ -93,6 +101,19 @@ class TwoHandPrior(nn.Module):
                 "this prior has no calibration: call prior.calibrate(pairs) with held-out pairs, or pass gate=False"
             )
         return self.calibration
+
+    def require_critics(self) -> Critics:
+        """What `score` asks.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.critics is None:
+            raise ValueError(
+                "this prior has no critics to score with (it is not calibrated, or was stored by a version without "
+                "them): call prior.calibrate(pairs) with held-out pairs"
+            )
+        return self.critics
 
     @torch.no_grad()
     def estimate(
@@ -145,23 +166,15 @@ class TwoHandPrior(nn.Module):
             ValueError: sigma is out of range; a hand holds NaN, or is on another device than the prior.
         """
         check_sigma(sigma)
-        given, hands = hands, _checked(hands)
-        models = self.hands if hands.hands is None else hands.hands
+        given, hands = hands, checked_pairs(hands)
         partner, anchor = canonical_pair(self, hands)
         noise = torch.randn(partner.shape[1:], generator=generator, device=partner.device, dtype=partner.dtype)
         level = partner.new_tensor(sigma).expand(partner.shape[:-1])
         x0 = self.estimate(add_noise(partner, noise, level), level, anchor, cfg_scale=cfg_scale)
-        x0 = self.normalizer.partner_inverse(x0)
-        result = {}
-        directions: tuple[tuple[Side, Side], ...] = (("right", "left"), ("left", "right"))
-        for index, (side, anchor_side) in enumerate(directions):
-            vector, _, frame = to_canonical(hands, models, anchor_side)
-            moved = from_canonical(vector, x0[index].to(vector), models, frame, anchor_side)
-            result[side] = getattr(moved, side)
-        return TwoHands(result["left"], result["right"], given.hands, given.extras).to(given.dtype)
+        return replace(denoised_pair(self, hands, x0), extras=given.extras).to(given.dtype)
 
     def refine(self, hands: TwoHands, **options: Any) -> TwoHands:
-        """Pull estimated pairs towards plausible ones; see `interhand_prior.refinement.refine`."""
+        """Pull estimated pairs towards plausible ones and out of each other; see `refinement.refine`."""
         return refine(self, hands, **options)
 
     def complete(self, hand: HandLike, side: Side = "left", num_samples: int = 1, **options: Any) -> TwoHands:
@@ -171,46 +184,90 @@ class TwoHandPrior(nn.Module):
             hand: HandParams or a mapping, of batch shape () or (num_samples,).
             side: which hand it is.
             num_samples: how many partners.
-            options: of `sample`.
+            options: `samples_each` draws so many partners for every hand of a batch (...), which gives
+                (samples_each, ...) pairs (see `interhand_prior.completion.complete`); or of `sample`.
 
         Returns:
             (num_samples,) pairs in the frame of `hand`.
         """
-        return sample(self, num_samples, given=hand, given_side=side, **options)
+        return complete(self, hand, side, num_samples, **options)
 
-    @torch.no_grad()
-    def score(self, hands: TwoHands) -> Score:
-        """How usual pairs are, against held-out pairs of the training corpus; see `plausibility`.
+    def complete_fingers(
+        self,
+        hands: TwoHands,
+        left_missing: Tensor | None = None,
+        right_missing: Tensor | None = None,
+        num_samples: int = 1,
+        **options: Any,
+    ) -> TwoHands:
+        """Draw missing finger joints, given the others and the other hand; all else is kept, bit for bit.
 
         Args:
-            hands: pairs of any batch shape (...).
+            hands: (...) pairs; what hand_pose holds for missing joints is not read.
+            left_missing: bool, (..., 5) by finger (thumb, index, middle, ring, pinky), or (..., 15) by joint in
+                MANO's order; None: nothing.
+            right_missing: as `left_missing`.
+            num_samples: completions of each pair.
+            options: see `interhand_prior.completion.complete_fingers`.
 
         Returns:
-            hand_pose and placement, each (...) in [0, 1].
+            (num_samples, ...) pairs.
+        """
+        return complete_fingers(self, hands, left_missing, right_missing, num_samples, **options)
+
+    def score(self, hands: TwoHands) -> Score:
+        """How plausible pairs are: percentiles against held-out pairs of the training corpus; see `plausibility`.
+
+        Args:
+            hands: pairs of any batch shape (...); a hand may be missing (`left_valid`, `right_valid`).
+
+        Returns:
+            pair, placement, left and right, each (...), and left_fingers and right_fingers (..., 5), all in [0, 1].
+            NaN where there is nothing to judge: of a missing hand, and of pair and placement beside one.
 
         Raises:
-            ValueError: the prior is not calibrated; a hand holds NaN.
+            ValueError: the prior has no critics; a hand that is there holds NaN.
         """
-        calibration = self.require_calibration()
-        partner, anchor = canonical_pair(self, _checked(hands))
-        share = calibration.share_above(log_residuals(self, partner, anchor)).mean(-2)
-        return Score(share[..., 0], share[..., 1])
+        critics = self.require_critics()
+        shape, hands = hands.batch_shape, without_missing(hands).reshape(-1)
+        found = score(self, critics, hands)
+        return Score(**{name: value.reshape((*shape, *value.shape[1:])) for name, value in vars(found).items()})
 
     @torch.no_grad()
-    def trust(self, hands: TwoHands) -> Tensor:
+    def trust(self, hands: TwoHands, uncertainty: Uncertainty | None = None) -> Tensor:
         """How far `sds_loss` may move the placement of pairs; made once, it is the `gate` of a whole fit.
 
         Args:
             hands: pairs of any batch shape (...).
+            uncertainty: of the pairs, such as `measure` gives. None: that of an ordinary estimate.
 
         Returns:
-            (...) in [0, 1]; see `plausibility.placement_gate`.
+            (...) in [0, 1]; see `plausibility.placement_gate` and `uncertainty.placement_trust`.
 
         Raises:
             ValueError: the prior is not calibrated; a hand holds NaN.
         """
         calibration = self.require_calibration()
-        return placement_gate(calibration, log_residuals(self, *canonical_pair(self, _checked(hands))))
+        residuals = log_residuals(self, *canonical_pair(self, checked_pairs(hands)))
+        if uncertainty is None:
+            return placement_gate(calibration, residuals)
+        return placement_trust(calibration, residuals, uncertainty)
+
+    @torch.no_grad()
+    def measure(self, hands: TwoHands) -> Uncertainty:
+        """How uncertain pairs are, by what noise explains their residuals; the `uncertainty` of a whole fit.
+
+        Args:
+            hands: pairs of any batch shape (...).
+
+        Returns:
+            The uncertainty, each part (...); see `uncertainty.measured`.
+
+        Raises:
+            ValueError: the prior is not calibrated, or without a noise table; a hand holds NaN.
+        """
+        residuals = log_residuals(self, *canonical_pair(self, checked_pairs(hands)))
+        return measured(self.require_calibration(), residuals)
 
     @torch.no_grad()
     def calibrate(
@@ -222,14 +279,18 @@ class TwoHandPrior(nn.Module):
         translation_noise: float = 0.005,
         seed: int = 0,
     ) -> TwoHandPrior:
-        """Learn what residuals ordinary estimates have, from held-out pairs with the noise of an estimate on them.
+        """Learn from held-out pairs what is usual: for `trust` and the gate of `sds_loss`, and for `score`.
+
+        The gate's table is of residuals that ordinary estimates have: of the pairs with the noise of an estimate on
+        them; what smaller and larger noise does is kept for `measure`. The critics of `score` learn to tell the clean
+        pairs from corrupted copies. Some 40 ms a pair on one core.
 
         Args:
-            pairs: (N,) clean pairs, N >= 2; hundreds make good quantiles.
+            pairs: (N,) clean pairs, N >= 2; hundreds make good quantiles, thousands good critics.
             pose_noise: standard deviation on hand_pose, radians.
             rotation_noise: on global_orient, radians.
             translation_noise: on transl, metres.
-            seed: of the noise.
+            seed: of the noise, the corrupted copies and the critics' start.
 
         Returns:
             self.
@@ -237,21 +298,8 @@ class TwoHandPrior(nn.Module):
         Raises:
             ValueError: the pairs are too few, have another batch shape than (N,), or hold NaN.
         """
-        if len(pairs.batch_shape) != 1 or len(pairs) < 2:
-            raise ValueError(f"pairs must have batch shape (N,) with N >= 2, got {tuple(pairs.batch_shape)}")
-        generator = torch.Generator().manual_seed(seed)
-        spread = {"hand_pose": pose_noise, "global_orient": rotation_noise, "transl": translation_noise, "betas": 0.0}
-
-        def noisy(hand: HandParams) -> HandParams:
-            draw = lambda value: torch.randn(value.shape, generator=generator).to(value)
-            return HandParams(**{name: value + spread[name] * draw(value) for name, value in hand.as_dict().items()})
-
-        residuals = []
-        for start in range(0, len(pairs), 1024):
-            part = pairs[start : start + 1024]
-            part = _checked(TwoHands(noisy(part.left), noisy(part.right), part.hands)).to(self.device)
-            residuals.append(log_residuals(self, *canonical_pair(self, part)).cpu())
-        self.calibration = Calibration.fit(torch.cat(residuals))
+        noise = {"hand_pose": pose_noise, "global_orient": rotation_noise, "transl": translation_noise}
+        self.calibration, self.critics = calibrated(self, pairs, noise, seed)
         return self
 
     def surfaces(self, anchor_side: Side = "left") -> PairSurfaces:
@@ -282,17 +330,7 @@ class TwoHandPrior(nn.Module):
         Returns:
             The folder.
         """
-        tensors = {k: v.to(dtype) if dtype else v for k, v in self.denoiser.state_dict(prefix="denoiser.").items()}
-        tensors |= {f"normalizer.{k}": v for k, v in self.normalizer.state_dict().items()}
-        if self.calibration is not None:
-            tensors["calibration.table"] = self.calibration.table
-        config = {
-            "denoiser": network_facts(self.denoiser.config),
-            "schedule": {"name": "cosine", "min_alpha_bar": self.schedule.min_alpha_bar},
-            "vector": SIZE,
-            "info": self.info,
-        }
-        return write_checkpoint(folder, config, tensors)
+        return save_prior(self, folder, dtype)
 
     @classmethod
     def from_folder(
@@ -313,28 +351,8 @@ class TwoHandPrior(nn.Module):
         if not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating-point type, got {dtype}")
         hands = None if hands is None else load_hands(hands)
-        config, tensors = read_checkpoint(folder)
-        try:
-            schedule = dict(config["schedule"])
-            if schedule.pop("name") != "cosine" or config["vector"] != SIZE:
-                raise ValueError(f"schedule {config['schedule']} with vectors of {config['vector']}")
-            # Without memory or random numbers: whoever loads a prior finds torch's generators as they were.
-            with torch.device("meta"):
-                denoiser = make_denoiser(network_config(config["denoiser"]))
-            parts: dict[str, dict[str, Tensor]] = {"denoiser": {}, "normalizer": {}, "calibration": {}}
-            for name, value in tensors.items():
-                part, _, rest = name.partition(".")
-                parts[part][rest] = value.to(dtype if part == "denoiser" else torch.float32)
-            denoiser.load_state_dict(parts["denoiser"], assign=True)
-            normalizer = Normalizer(**parts["normalizer"])
-            calibration = Calibration(**parts["calibration"]) if parts["calibration"] else None
-            facts = {"calibration": calibration, "info": config["info"]}
-            prior = cls(denoiser, normalizer, CosineSchedule(**schedule), hands=hands, **facts)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{folder} is no prior of this version ({error}); save it again with this version or upgrade"
-            ) from error
-        return prior.to(device=device, dtype=dtype)
+        parts, options = read_prior(folder, dtype)
+        return cls(*parts, hands=hands, **options).to(device=device, dtype=dtype)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hugging Face Hub; for the options see `interhand_prior.hub.push_folder`.
@@ -348,14 +366,3 @@ class TwoHandPrior(nn.Module):
 
         with tempfile.TemporaryDirectory() as folder:
             return push_folder(self.save_pretrained(folder), repo_id, **options)
-
-
-def _checked(hands: TwoHands) -> TwoHands:
-    """Both hands there, without NaN, and in float32 at least."""
-    if any(mask is not None and not bool(mask.all()) for mask in (hands.left_valid, hands.right_valid)):
-        raise ValueError(
-            "hands: a hand is missing in some pairs. Choose those that have both: left, right = hands.valid;"
-            " hands[left & right]. sds_loss and refine take hands alone."
-        )
-    left, right = HandParams.coerce(hands.left, "hands.left"), HandParams.coerce(hands.right, "hands.right")
-    return TwoHands(left, right, hands.hands).to(torch.promote_types(hands.dtype, torch.float32))

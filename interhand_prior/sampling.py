@@ -45,7 +45,7 @@ from .progress import progress_bar
 if TYPE_CHECKING:
     from .prior import TwoHandPrior
 
-__all__ = ["SOLVERS", "ddim", "multistep", "pick_solver", "sample"]
+__all__ = ["SOLVERS", "ddim", "multistep", "official", "pick_solver", "sample"]
 
 Denoise = Callable[[Tensor, float], Tensor]
 
@@ -58,7 +58,7 @@ def sample(
     steps: int = 25,
     cfg_scale: float = 0.5,
     penetration_scale: float = 1.0,
-    solver: str = "multistep",
+    solver: str | None = None,
     eta: float = 0.0,
     given: HandLike | None = None,
     given_side: Side = "left",
@@ -76,7 +76,8 @@ def sample(
         cfg_scale: w of Eq. 4; 0 switches classifier-free guidance off.
         penetration_scale: strength of the anti-penetration guidance of Eq. 7-8, 1 being the measured choice; 0
             switches it off.
-        solver: "multistep", or "ddim" (the paper's; it needs four times the steps and more).
+        solver: "multistep", "ddim" (the paper's; it needs four times the steps and more), or "official" (of the
+            released code, for its own network alone). Default: what the prior's schedule calls for.
         eta: of "ddim" alone: 0 is deterministic, 1 has the variance of DDPM.
         given: a hand to keep: HandParams or a mapping with smplx's names, of batch shape () for num_samples
             different partners of it, or (num_samples,) for one partner each.
@@ -96,7 +97,7 @@ def sample(
         ValueError: an argument is out of range; both seed and generator are given; `given` does not fit.
     """
     _check(num_samples, steps, cfg_scale, penetration_scale, batch_size, seed, generator)
-    solve = pick_solver(solver, eta)
+    solve = pick_solver(solver or prior.schedule.solver, eta)
     if given_side not in ("left", "right"):
         raise ValueError(f"given_side must be 'left' or 'right', got {given_side!r}")
     # States and poses are kept in full precision, whatever the network's.
@@ -119,7 +120,7 @@ def sample(
             first = lambda rows: lambda x, s: denoiser(x, sigma_of(s), has_relative=alone)
             x0 = solve(_batched(first, num_samples, chunk, advance), draw(), levels, draw)
             # Line 6, x_l = Gamma(x_0): nothing to do in right-hand form but to forget where the hand was.
-            anchor = torch.cat((x0[:, SLICES["own"]], torch.zeros_like(x0[:, SLICES["relative"]])), -1)
+            anchor = prior.normalizer.as_anchor(x0[:, SLICES["own"]])
             frame = None
         else:
             kept = _expanded(given, num_samples, device, dtype)
@@ -200,8 +201,26 @@ def multistep(denoise: Denoise, x: Tensor, levels: list[float]) -> Tensor:
     return x
 
 
+def official(denoise: Denoise, x: Tensor, levels: list[float]) -> Tensor:
+    """The released code's update, x' = sqrt(ab') x0 + sqrt(1 - ab') (x0 - x), which its network needs: its levels end
+    at 0.69, and x starts at a standard normal nevertheless, far too narrow; this rule widens it again.
+
+    Args:
+        denoise: (x_t, sigma) -> estimate of x_0; any guidance is in it.
+        x: (N, D) standard normal, the state at levels[0].
+        levels: falling sigmas, the last one 0.
+
+    Returns:
+        (N, D): the last estimate itself.
+    """
+    for now, after in pairwise(levels):
+        x0 = denoise(x, now)
+        x = math.sqrt(1 - after * after) * x0 + after * (x0 - x)
+    return x
+
+
 SOLVERS: tuple[str, ...] = ("multistep", "ddim")
-"""Names of the reverse processes."""
+"""Names of the reverse processes. Besides there is "official", for the released network alone."""
 
 
 def pick_solver(
@@ -212,7 +231,7 @@ def pick_solver(
     Raises:
         ValueError: there is none, or eta is out of range or not the solver's.
     """
-    if solver not in SOLVERS:
+    if solver not in (*SOLVERS, "official"):
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
@@ -220,7 +239,8 @@ def pick_solver(
         return lambda denoise, x, levels, draw: ddim(denoise, x, levels, eta=eta, draw=draw)
     if eta:
         raise ValueError(f"eta belongs to solver='ddim'; {solver!r} is deterministic. Leave it out.")
-    return lambda denoise, x, levels, draw: multistep(denoise, x, levels)
+    rule = official if solver == "official" else multistep
+    return lambda denoise, x, levels, draw: rule(denoise, x, levels)
 
 
 def _batched(make: Callable[[slice], Denoise], total: int, chunk: int, advance: Callable[[int], Any]) -> Denoise:

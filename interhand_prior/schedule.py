@@ -13,15 +13,56 @@ start from N(0, I) (Lin et al., WACV 2024).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["CosineSchedule", "add_noise", "check_sigma", "signal", "snr"]
+__all__ = ["CosineSchedule", "Schedule", "add_noise", "check_sigma", "signal", "snr"]
 
 
-class CosineSchedule:
+class Schedule(ABC):
     """The levels a prior is trained on and sampled at.
+
+    Attributes:
+        name: in config.json.
+        solver: the reverse process that suits it, one of `sampling.SOLVERS`.
+    """
+
+    name: ClassVar[str]
+    solver: ClassVar[str] = "multistep"
+
+    @property
+    @abstractmethod
+    def max_sigma(self) -> float:
+        """The level that sampling starts from."""
+
+    @abstractmethod
+    def sigma(self, u: Tensor) -> Tensor:
+        """Level at time u in [0, 1], any shape; 0 at u = 0."""
+
+    @abstractmethod
+    def steps(self, num_steps: int) -> list[float]:
+        """The num_steps + 1 levels of a reverse process, from max_sigma down to 0.
+
+        Raises:
+            ValueError: num_steps is less than one.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """The name and the arguments that make it again, JSON values."""
+        return {"name": self.name}
+
+    def draw(
+        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        """Levels for training, u uniform on (0, 1]."""
+        return self.sigma(1 - torch.rand(shape, generator=generator, device=device))
+
+
+class CosineSchedule(Schedule):
+    """Evenly spaced in the angle asin(sigma).
 
     Args:
         min_alpha_bar: alpha_bar at u = 1.
@@ -29,6 +70,8 @@ class CosineSchedule:
     Raises:
         ValueError: min_alpha_bar is not in (0, 0.1].
     """
+
+    name = "cosine"
 
     def __init__(self, min_alpha_bar: float = 1e-4) -> None:
         if not 0 < min_alpha_bar <= 0.1:
@@ -50,11 +93,9 @@ class CosineSchedule:
             raise ValueError(f"steps must be at least 1, got {num_steps}")
         return [min(math.sin(math.pi / 2 * k / num_steps), self.max_sigma) for k in range(num_steps, -1, -1)]
 
-    def draw(
-        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None, device: torch.device | None = None
-    ) -> Tensor:
-        """Levels for training, u uniform on (0, 1]."""
-        return self.sigma(1 - torch.rand(shape, generator=generator, device=device))
+    def facts(self) -> dict[str, Any]:
+        """Name and min_alpha_bar."""
+        return {"name": self.name, "min_alpha_bar": self.min_alpha_bar}
 
 
 def signal(sigma: Tensor) -> Tensor:

@@ -293,7 +293,7 @@ def test_a_hand_alone_is_refined_by_itself() -> None:
     assert (found.right.hand_pose - pairs.right.hand_pose).abs().amax(-1).min() > 0
 
 
-@pytest.mark.parametrize("call", ["denoise", "score", "trust"])
+@pytest.mark.parametrize("call", ["denoise", "measure", "trust"])
 def test_what_needs_both_hands_says_so(call: str) -> None:
     prior = make_prior().calibrate(random_pairs(8))
     pairs = replace(random_pairs(2), right_valid=torch.tensor([True, False]))

@@ -11,6 +11,7 @@ import torch
 from helpers import generator
 
 from interhand_prior import HandParams, TwoHands, load_prior, sample
+from interhand_prior.convert import hands_to_hamer
 from interhand_prior.hands import open_hands
 from interhand_prior.hands.export import export_mano
 
@@ -31,6 +32,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     prior = load_prior()
     pairs = sample(prior, 2, seed=0, steps=2, penetration_scale=0.0)
     export_mano(tmp_path / "mano")
+    params, cam_t, is_right = hands_to_hamer(pairs[0])
     return {
         "loader": [torch.randn(3, 8, generator=generator(step)) for step in range(2)],
         "network": lambda batch: tuple(hand(0.1 * half) for half in body(batch).chunk(2, -1)),
@@ -39,6 +41,10 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "prior": prior,
         "pairs": pairs,
         "left": pairs.left[0],
+        "thumbs": torch.tensor([True, False, False, False, False]).expand(2, -1),
+        "params": params,
+        "cam_t": cam_t,
+        "is_right": is_right,
         "left_smplx_layer": open_hands().left,
         "right_smplx_layer": open_hands().right,
     }

@@ -1,4 +1,7 @@
-"""Eq. 9 as a number: a naive twin, invariances, batches, levels, the gate. Its gradients: test_sds_gradients.py."""
+"""Eq. 9 as a number: a naive twin, invariances, batches, levels, the gate.
+
+Its gradients: test_sds_gradients.py; its options: test_sds_options.py; in loops: test_sds_loops.py.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
-from interhand_prior.canonical import SLICES, to_canonical
+from interhand_prior import TwoHandPrior, TwoHands, sds_loss
+from interhand_prior.canonical import SLICES, Normalizer, to_canonical
 from interhand_prior.rotations import axis_angle_to_matrix
 from interhand_prior.sds import DEFAULT_GROUP_WEIGHTS, sds_terms
+from interhand_prior.uncertainty import Uncertainty
 
 
 def loss_of(prior: TwoHandPrior, pairs: TwoHands, seed: int = 0, **options: Any) -> Tensor:
@@ -201,21 +205,6 @@ def test_the_hand_models_may_be_named(prior: TwoHandPrior) -> None:
     torch.testing.assert_close(named, loss_of(make_prior(hands=other), hands))
 
 
-@pytest.mark.slow
-def test_it_can_be_compiled(calibrated: TwoHandPrior) -> None:
-    hands = random_pairs(3)
-
-    def step(left: HandParams, right: HandParams) -> Tensor:
-        return sds_loss(calibrated, left, right)
-
-    compiled = torch.compile(step, backend="eager")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        wanted = step(hands.left, hands.right)
-        torch.manual_seed(0)
-        torch.testing.assert_close(compiled(hands.left, hands.right), wanted)
-
-
 # The gate --------------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +255,31 @@ def test_a_prior_without_calibration_has_no_gate(prior: TwoHandPrior) -> None:
         ({"group_weights": {"fingers": 1.0}}, ValueError, r"group_weights has \['fingers'\]; the groups are hand_pose"),
         ({"group_weights": {"betas": -1.0}}, ValueError, r"group_weights\['betas'\] must be finite and not negative"),
         ({"group_weights": {"betas": math.nan}}, ValueError, "finite"),
+        ({"sigma": (0.1, 0.2, 0.3)}, ValueError, r"sigma must be .* a range \(low, high\)"),
+        ({"sigma": (0.4, 0.2)}, ValueError, "with low <= high"),
+        ({"sigma": (0.0, 0.2)}, ValueError, "sigma must be a noise level"),
         ({"num_draws": 0}, ValueError, "num_draws must be at least 1"),
+        ({"num_draws": 3, "antithetic": True}, ValueError, "num_draws must be even, got 3"),
+        ({"noise": torch.ones(2, 2, 64)}, ValueError, r"noise must be .* broadcasts to \(1, 2, 64\)"),
+        ({"noise": torch.ones(1, 1, 1, 64)}, ValueError, "noise must be a tensor"),
+        ({"noise": [0.0] * 64}, TypeError, "noise must be a tensor .* got list"),
+        ({"noise": torch.ones(64), "generator": generator()}, ValueError, "nothing for the generator to draw"),
+        ({"anchor": "middle"}, ValueError, "anchor must be 'both', 'left' or 'right', got 'middle'"),
+        ({"space": "inches"}, ValueError, "space must be 'normalised' or 'metric', got 'inches'"),
+        ({"clip": 0.0}, ValueError, "clip must be positive and finite, or None for no clipping, got 0"),
+        ({"clip": math.inf}, ValueError, "clip must be positive"),
+        ({"left_confidence": torch.ones(2, 16)}, ValueError, r"left_confidence must be .* of shape \(2, 15\)"),
+        ({"right_confidence": torch.ones(2, 15).bool()}, ValueError, "right_confidence must be a floating-point"),
+        ({"right_confidence": 0.5}, TypeError, "right_confidence must be .* got float"),
+        ({"right_confidence": torch.full((2, 15), 1.1)}, ValueError, r"right_confidence must be in \[0, 1\]"),
+        ({"left_confidence": torch.full((2, 15), math.nan)}, ValueError, r"left_confidence must be in \[0, 1\]"),
+        (
+            {"uncertainty": "guessed"},
+            TypeError,
+            "must be an Uncertainty, 'measured' or None, got 'guessed'",
+        ),
+        ({"uncertainty": "measured"}, ValueError, r"no calibration: call prior\.calibrate"),
+        ({"uncertainty": Uncertainty(), "sigma": 0.3}, ValueError, "leave out sigma"),
         ({"left_valid": torch.ones(2)}, ValueError, "left_valid must be a bool tensor"),
         ({"right_valid": torch.ones(1, dtype=torch.bool)}, ValueError, r"right_valid must .* of shape \(2,\)"),
         ({"right_valid": [True, False]}, TypeError, "right_valid must be a bool tensor .* got list"),
@@ -278,6 +291,21 @@ def test_wrong_options_are_refused(
     hands = random_pairs(2)
     with pytest.raises(error, match=words):
         sds_loss(prior, hands.left, hands.right, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("space", "metric"), ("left_confidence", torch.ones(2, 15)), ("uncertainty", Uncertainty())],
+)
+def test_options_about_angles_need_angles(name: str, value: Any) -> None:
+    class Mixing(Normalizer):
+        """Of vectors whose entries are no angles."""
+
+    prior, hands = make_prior(), random_pairs(2)
+    prior.normalizer = Mixing(prior.normalizer.mean, prior.normalizer.std)
+    with pytest.raises(ValueError, match=f"{name}.*: not with this prior, whose vectors are not joint angles"):
+        loss_of(prior, hands, **{name: value})
+    assert (loss_of(prior, hands) > 0).all()
 
 
 def test_wrong_hands_are_refused(prior: TwoHandPrior) -> None:

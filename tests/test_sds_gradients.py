@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import gaussian_prior, generator, leaves, make_prior, random_pairs, rigidly_moved, with_grad
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
@@ -127,6 +129,46 @@ def test_singular_rotations_have_finite_gradients(prior: TwoHandPrior, squared: 
     for name, value in leaves(hands).items():
         assert value.grad is not None
         assert torch.isfinite(value.grad).all(), name
+
+
+@given(
+    turns=st.lists(st.floats(-1e4, 1e4, width=32), min_size=6, max_size=6),
+    scale=st.sampled_from([0.0, 1e-30, 1e-8, 1e-3, 1.0]),
+    near=st.sampled_from([0.0, math.pi, 2 * math.pi, 3 * math.pi]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    squared=st.booleans(),
+)
+def test_every_rotation_has_a_finite_gradient(
+    prior: TwoHandPrior, turns: list[float], scale: float, near: float, dtype: torch.dtype, squared: bool
+) -> None:
+    """Hands and fingers turned by nearly 0, half a turn, a turn, ..., about the axes of space and any others."""
+    hands = random_pairs(4, dtype=dtype)
+    spin = scale * torch.tensor(turns, dtype=dtype).reshape(2, 3)
+    about = torch.cat((torch.eye(3, dtype=dtype), torch.full((1, 3), 3**-0.5, dtype=dtype)))
+    parts = {}
+    for side, small, turn in (("left", spin[0], 0.0), ("right", spin[1], near)):
+        hand = getattr(hands, side).as_dict()
+        pose = (turn * about + small).repeat(1, 15)
+        parts[side] = HandParams(**hand | {"global_orient": turn * about + small, "hand_pose": pose})
+    leaf = with_grad(TwoHands(**parts))
+    loss = backward(prior, leaf, squared=squared)
+    assert torch.isfinite(loss).all()
+    for name, value in leaves(leaf).items():
+        assert value.grad is not None
+        assert torch.isfinite(value.grad).all(), name
+
+
+@pytest.mark.parametrize("options", [{}, {"squared": False, "space": "metric"}], ids=str)
+def test_beside_a_constant_estimate_it_is_a_plain_function(options: dict[str, Any]) -> None:
+    """Nothing is detached that matters: its derivative is that of its value, for both hands' parameters."""
+    prior = gaussian_prior(0.3 * torch.ones(64, dtype=torch.float64), torch.zeros(64, dtype=torch.float64))
+    hands = with_grad(random_pairs(1))
+    masks = {f"{side}_confidence": torch.rand(1, 15, generator=generator()).double() for side in ("left", "right")}
+
+    def loss(*values: Tensor) -> Tensor:
+        return sds_loss(prior, HandParams(*values[:4]), HandParams(*values[4:]), sigma=0.7, **masks, **options)
+
+    assert torch.autograd.gradcheck(loss, tuple(leaves(hands).values()), fast_mode=True)
 
 
 # Absent hands ----------------------------------------------------------------------------------------------------

@@ -107,7 +107,8 @@ def test_a_network_that_knows_no_hands_alone_takes_them_for_partners() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_rebuilt_from_its_facts(name: str) -> None:
-    config = NETWORKS[name][0](layers=3, alone=False)
+    widths = {"coupled": True, "embed": 24} if name == "official" else {"layers": 3, "alone": False}
+    config = NETWORKS[name][0](**widths)
     facts = network_facts(config)
     assert facts["network"] == name
     assert network_config(facts) == config
@@ -116,7 +117,7 @@ def test_a_network_is_rebuilt_from_its_facts(name: str) -> None:
 
 
 def test_unknown_networks_are_refused() -> None:
-    with pytest.raises(ValueError, match="one of layers, tokens, got 'bricks'"):
+    with pytest.raises(ValueError, match="one of layers, tokens, official, got 'bricks'"):
         network_config({"network": "bricks"})
     with pytest.raises(TypeError, match="got int"):
         make_denoiser(3)  # type: ignore[arg-type]

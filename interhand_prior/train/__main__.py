@@ -14,7 +14,7 @@ import torch
 
 from ..files import write_atomically
 from ..hub import CARD_NAME, load_prior, push_folder
-from ..networks import NETWORKS, NetworkConfig, network_config
+from ..networks import NETWORKS, NEW_NETWORKS, NetworkConfig, network_config
 from ..params import TwoHands
 from ..prior import TwoHandPrior
 from ..sampling import sample
@@ -121,7 +121,7 @@ def _network(options: Mapping[str, Any], stored: Mapping[str, Any]) -> NetworkCo
         return None
     kind = options["network"] or stored.get("network", _NETWORK)
     widths = stored if stored.get("network", _NETWORK) == kind else {}
-    known = {field.name for field in dataclasses.fields(NETWORKS[kind][0])} if kind in NETWORKS else set()
+    known = {field.name for field in dataclasses.fields(NETWORKS[kind][0])} if kind in NEW_NETWORKS else set()
     for name in given:
         if name not in known:
             raise ValueError(f"--{name} is of no use to the network {kind!r}")
@@ -151,7 +151,8 @@ def _check(options: Mapping[str, Any]) -> None:
 def _widths() -> dict[str, tuple[Any, str]]:
     """Type and defaults of every width of any network, for its option."""
     found: dict[str, tuple[Any, str]] = {}
-    for name, (config, _) in NETWORKS.items():
+    for name in NEW_NETWORKS:
+        config = NETWORKS[name][0]
         kinds = get_type_hints(config)
         for field in dataclasses.fields(config):
             if field.name != "size":
@@ -194,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--private", action="store_true", help="make a new repository private")
     add("--quiet", action="store_true", help="no progress bar")
     network = parser.add_argument_group("network", "of a new prior; defaults by network")
-    network.add_argument("--network", choices=tuple(NETWORKS), help=f"(default: {_NETWORK})")
+    network.add_argument("--network", choices=NEW_NETWORKS, help=f"(default: {_NETWORK})")
     for name, (kind, text) in _widths().items():
         action = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         network.add_argument(f"--{name}", default=None, help=f"({text})", **action)

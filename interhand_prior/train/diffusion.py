@@ -27,7 +27,7 @@ from ..hands import HandPair
 from ..networks import network_facts
 from ..params import TwoHands
 from ..prior import TwoHandPrior
-from ..schedule import CosineSchedule, add_noise
+from ..schedule import Schedule, add_noise
 from .config import TrainConfig
 from .data import Batch, Samples
 from .task import Task
@@ -53,7 +53,7 @@ class Draws(NamedTuple):
 
 
 def diffusion_draws(
-    size: int, width: int, schedule: CosineSchedule, *, min_sigma: float, generator: torch.Generator
+    size: int, width: int, schedule: Schedule, *, min_sigma: float, generator: torch.Generator
 ) -> Draws:
     """Levels, dropout and noise for `size` samples of `width` entries, on the generator's device."""
     options: dict[str, Any] = {"generator": generator, "device": generator.device}
@@ -99,7 +99,7 @@ class DiffusionTask(Task):
         self,
         denoiser: ConditionalDenoiser,
         normalizer: Normalizer,
-        schedule: CosineSchedule,
+        schedule: Schedule,
         samples: Samples,
         val_samples: Samples | None,
         config: TrainConfig,
@@ -128,7 +128,7 @@ class DiffusionTask(Task):
         self.facts = {
             "pairs": samples.fingerprint,
             "network": network_facts(denoiser.config),
-            "min_alpha_bar": schedule.min_alpha_bar,
+            "schedule": schedule.facts(),
             "normalizer": [normalizer.mean.tolist(), normalizer.std.tolist()],
         }
 

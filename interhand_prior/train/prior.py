@@ -14,6 +14,7 @@ from ..files import write_atomically
 from ..hands import HandPair, load_hands
 from ..hub import CARD_NAME
 from ..networks import NetworkConfig, make_denoiser
+from ..official import PCANormalizer
 from ..params import TwoHands
 from ..prior import TwoHandPrior
 from ..schedule import CosineSchedule
@@ -90,6 +91,11 @@ def train(
         raise ValueError("network cannot be chosen when fine-tuning: the one of init is kept. Leave it out.")
     if normalizer not in ("init", "data"):
         raise ValueError(f"normalizer must be 'init' or 'data', got {normalizer!r}")
+    if init is not None and normalizer == "data" and isinstance(init.normalizer, PCANormalizer):
+        raise ValueError(
+            "normalizer='data' cannot be had with a converted official checkpoint: its network knows its own units"
+            " alone. Leave it out."
+        )
     out = Path(out)
     refuse_start(out, resume)
     processes = launched(config.device)
