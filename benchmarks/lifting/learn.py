@@ -1,0 +1,177 @@
+"""Training a lifter in mixed batches: motion capture with everything, pictures from the wild with 2D joints only.
+
+Every term is in units of an ordinary error. The one thing that the arms differ in is the last:
+
+    loss = task(mocap, wild) + weight * ramp(step) * sds_loss(prior, left, right, ...)        on the hands of both
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
+from interhand_prior.hands import HandPair
+from interhand_prior.rotations import axis_angle_to_matrix
+
+from .network import Lifted, Lifter
+from .scenes import Images, project
+
+#: left, right, which pairs have a truth in 3D, and the step -> a regulariser, the mean over pairs.
+Regulariser = Callable[[HandParams, HandParams, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of the task, the same in both arms.
+
+    Attributes:
+        steps: of AdamW, on a cosine.
+        batch: pictures of each domain in a batch.
+        lr: greatest learning rate, after a tenth of the steps.
+    """
+
+    steps: int = 2500
+    batch: int = 64
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Pull:
+    """How `sds_loss` enters.
+
+    To first order, at a half-trained network, the pull of the relative translation lowers MRRPE on validation pictures,
+    that of the fingers changes little and that of the relative rotation raises MPJPE of motion capture; hence the group
+    weights. The pull is noisy: much larger factors slow the task down.
+
+    Attributes:
+        weight: its factor.
+        sigma: each pair's level is drawn from this range.
+        own: weight of hand_pose and betas.
+        rotation: weight of the relative rotation.
+        translation: weight of the relative translation.
+        known: each pair's weight where its truth is known in 3D; elsewhere it is 1.
+        ramp: share of the steps in which the factor grows from 0.
+    """
+
+    weight: float = 0.1
+    sigma: tuple[float, float] = (0.2, 0.7)
+    own: float = 0.02
+    rotation: float = 0.1
+    translation: float = 1.0
+    known: float = 1.0
+    ramp: float = 0.3
+
+    def regulariser(self, prior: TwoHandPrior, steps: int, seed: int) -> Regulariser:
+        """With its own noise, so that everything else in a training draws the same numbers with and without it."""
+        generator = torch.Generator().manual_seed(seed)
+        groups = {"hand_pose": self.own, "betas": self.own, "rot6d": self.rotation, "transl": self.translation}
+
+        def loss(left: HandParams, right: HandParams, solid: Tensor, step: int) -> Tensor:
+            low, high = self.sigma
+            sigma = low + (high - low) * torch.rand(left.batch_shape, generator=generator)
+            factor = self.weight * min(1.0, step / max(1.0, self.ramp * steps))
+            weight = torch.where(solid, self.known, 1.0)
+            return factor * sds_loss(
+                prior, left, right, sigma=sigma, weight=weight, group_weights=groups, gate=False, generator=generator
+            )
+
+        return loss
+
+
+def train(
+    models: HandPair,
+    mocap: Images,
+    wild: Images,
+    settings: Training,
+    seed: int,
+    pull: Regulariser | None = None,
+) -> Lifter:
+    """A trained lifter; the seed decides its first weights and the order of the pictures."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Lifter(models)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=1e-2, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1)
+    for step in range(settings.steps):
+        studio, street = (
+            images[torch.randint(len(images), (settings.batch,), generator=generator)] for images in (mocap, wild)
+        )
+        loss = batch_loss(network, studio, street, step, pull)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+    return network.eval()
+
+
+def batch_loss(network: Lifter, mocap: Images, wild: Images, step: int = 0, pull: Regulariser | None = None) -> Tensor:
+    """The loss of one mixed batch."""
+    lifted = network(torch.cat((mocap.seen, wild.seen)), torch.cat((mocap.confidence, wild.confidence)))
+    # Forward kinematics once, with each hand where it is; a hand that is moved has its joints moved.
+    joints = torch.stack(TwoHands(lifted.left, lifted.right, network.models).joints21(), 1)
+    labels, labelled = torch.cat((mocap.labels, wild.labels)), torch.cat((mocap.labelled, wild.labelled))
+    some = len(mocap)
+    loss = flat_loss(joints, lifted.apart, labels, labelled) + shape_loss(lifted, network.mean_pose)
+    loss = loss + solid_loss(lifted, joints[:some], mocap, some)
+    if pull is not None:
+        pair = lifted.pair(network.models)
+        loss = loss + pull(pair.left, pair.right, torch.arange(len(labels)) < some, step)  # <- the one line
+    return loss
+
+
+def flat_loss(joints: Tensor, apart: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+    """Distance to annotated joints, of each hand by itself and of each put where the other one says that it is.
+
+    Args:
+        joints: (N, 2, 21, 3) of each hand by itself.
+        apart: (N, 3) from the left wrist to the right one.
+        labels: (N, 2, 21, 2); not read where `labelled` is 0.
+        labelled: (N, 2, 21).
+
+    Returns:
+        The mean over pictures; in hundredths of a hand at half a metre, roughly.
+    """
+    wrists = joints[:, :, 0]
+    other = torch.stack((wrists[:, 1] - apart, wrists[:, 0] + apart), 1)
+    moved = joints - wrists[:, :, None] + other[:, :, None]
+    image = project(torch.stack((joints, moved)))
+    labels = torch.where(labelled[..., None] > 0, labels, image.detach())
+    # Nearer hands are larger: an image distance times the depth is a distance in metres.
+    depth = joints.detach()[..., 2].mean((1, 2)).clamp(0.2, 2.0)
+    metres = smooth_norm(image - labels) * depth[:, None, None]
+    return 50.0 * (metres * labelled).sum((0, 2, 3)).mean() / labelled[0].numel()
+
+
+def shape_loss(lifted: Lifted, mean_pose: Tensor) -> Tensor:
+    """A weak pull to relaxed fingers and a mean shape, as any fit without a learned prior has it."""
+    loss = lifted.apart.new_zeros(())
+    for hand, mean in ((lifted.left.mirrored(), mean_pose), (lifted.right, mean_pose)):
+        loss = loss + 0.02 * (hand.hand_pose - mean).square().mean() / 0.25 + 0.02 * hand.betas.square().mean()
+    return loss
+
+
+def solid_loss(lifted: Lifted, joints: Tensor, truth: Images, some: int) -> Tensor:
+    """Distance to motion capture: joints about the wrist, the wrists' distance, place, angles and shape."""
+    wrists, true_wrists = joints[:, :, 0], truth.joints[:, :, 0]
+    around = (joints - wrists[:, :, None]) - (truth.joints - true_wrists[:, :, None])
+    loss = 100 * smooth_norm(around).mean()
+    loss = loss + 30 * smooth_norm(lifted.apart[:some] - (true_wrists[:, 1] - true_wrists[:, 0])).mean()
+    loss = loss + 5 * smooth_norm(wrists - true_wrists).mean()
+    for side in ("left", "right"):
+        ours, theirs = getattr(lifted, side)[:some], getattr(truth.truth, side)
+        turns = [axis_angle_to_matrix(hand.global_orient) for hand in (ours, theirs)]
+        loss = loss + (turns[0] - turns[1]).square().sum((-2, -1)).mean()
+        loss = loss + 3 * (ours.hand_pose - theirs.hand_pose).square().mean()
+        loss = loss + 0.05 * (ours.betas - theirs.betas).square().mean()
+    return loss
+
+
+def smooth_norm(vector: Tensor, scale: float = 1e-3) -> Tensor:
+    """Length of vectors (..., D), rounded at zero so that its gradient is finite."""
+    return (vector.square().sum(-1) + scale * scale).sqrt() - scale
