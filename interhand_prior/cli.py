@@ -1,4 +1,4 @@
-"""Command line: `interhand-prior sample | corpus | train | convert | evaluate`.
+"""Command line: `interhand-prior sample | corpus | train | convert | evaluate | doctor`.
 
 Each command imports what it needs when it runs. Mistakes of the caller end in one line on stderr and exit code 2.
 """
@@ -23,6 +23,7 @@ MODULES = {
     "corpus": ("interhand_prior.data.synthetic.__main__", "make a corpus of interacting pairs, without any data set"),
     "train": ("interhand_prior.train.__main__", "train a prior (Algorithm 1)"),
     "convert": ("interhand_prior.convert.__main__", "turn the released InterHandGen files that you have into a prior"),
+    "doctor": ("interhand_prior.doctor", "say what is installed and what is in your files"),
     "evaluate": ("interhand_prior.metrics.__main__", "measure samples against reference pairs (Section 4.1)"),
 }
 

@@ -39,7 +39,7 @@ TRAINED = {"baselines", "metrics"}
 #: Methods that only hand over (`hands.render`, `prior.push_to_hub`) import what stands after them when they are called.
 HANDED_OVER = {"params": {"hands", "pair_files", "viewer"}, "prior": {"hub"}}
 #: May import everything.
-WIRING = ["cli", "__main__", "__init__"]
+WIRING = ["cli", "doctor", "__main__", "__init__"]
 
 #: Of no use to somebody who only wants the loss.
 HEAVY = {"smplx", "huggingface_hub", "scipy", "skimage", "tqdm", "diffusers", "chumpy"}
