@@ -3,9 +3,8 @@
     python benchmarks/recipe_study.py --data CORPUS --work runs/recipes              # all, an hour of one core
     python benchmarks/recipe_study.py --data CORPUS --work runs/recipes --only base  # some; finished ones are kept
 
-Each differs from `base` in what its name says. Judged by the validation losses (`train.validation`), the time of a
-step, and by samples against the bundled reference (`metrics.evaluate`), drawn without anti-penetration guidance. One
-seed each.
+Each differs from `base` in what its name says. Judged by the validation losses (`train.validation`) and by samples
+against the bundled reference (`metrics.evaluate`), drawn without anti-penetration guidance. One seed each.
 """
 
 from __future__ import annotations
@@ -176,7 +175,6 @@ def study(name: str, data: TrainingData, args: argparse.Namespace) -> dict[str, 
     log = read_log(out / "log.csv")
     numbers: dict[str, Any] = {k: v for k, v in log[-1].items() if k in ("val_cond", "val_uncond", "val_alone")}
     numbers["parameters"] = sum(p.numel() for p in task.module.parameters())
-    numbers["steps_per_second"] = max(line["steps_per_second"] for line in log if "steps_per_second" in line)
     hands = sample(task.made, args.num, seed=args.seed, penetration_scale=0.0)
     report = evaluate(hands, metrics=("fhid", "khid", "precision", "recall"), floor=False)
     numbers |= {key: {"mean": value.mean, "std": value.std} for key, value in report.values.items()}

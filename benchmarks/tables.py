@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS
+from do_no_harm import table as do_no_harm
+from refine import table as refine
+from score import table as score
 
 README = Path(__file__).resolve().parent / "README.md"
 
@@ -145,6 +148,28 @@ def training(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def recipe_study(result: Mapping[str, Any]) -> str:
+    """Variants of recipe_study.py."""
+    losses = ("val_cond", "val_uncond", "val_alone")
+    metrics = (_FHID, _KHID, _PRECISION, _RECALL)
+    heads = ["parameters", "loss with anchor", "without", "alone", *(m[1] for m in metrics)]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, row in result["numbers"]["variants"].items():
+        cells = [f"{row['parameters'] / 1e6:.2f} M", *(_number(row.get(key), 3) for key in losses)]
+        cells += [_spread(row.get(key), factor, digits) for key, _, factor, digits in metrics]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def loss_cost(result: Mapping[str, Any]) -> str:
+    """Rows of loss_cost.py."""
+    n = result["numbers"]
+    lines = [f"| {n['settings']['batch']} pairs, forward and backward | ms | share of the step |", "|---|---|---|"]
+    for name, row in n["rows"].items():
+        lines.append(f"| {name} | {row['ms']:.0f} | {row['share of the step']:.1%} |")
+    return "\n".join(lines)
+
+
 def _spread(cell: Mapping[str, float] | None, factor: float, digits: int) -> str:
     if cell is None or cell["mean"] is None:
         return ""
@@ -162,7 +187,12 @@ TABLES = {
     "bundled_prior": bundled_prior,
     "solvers": solvers,
     "training": training,
+    "recipe_study": recipe_study,
     "paper_tables": paper_tables,
+    "score": score,
+    "refine": refine,
+    "do_no_harm": do_no_harm,
+    "loss_cost": loss_cost,
 }
 
 
