@@ -112,7 +112,10 @@ def write_result(name: str, payload: Mapping[str, Any], *, folder: str | Path | 
 def _no_folder(argument: str) -> str:
     """A folder says nothing outside the machine it was on: keep the last part of a path, and the name in NAME=PATH."""
     name, equals, path = argument.rpartition("=")
-    return name + equals + Path(path).name if os.sep in path else argument
+    # A row's name may hold a slash, too.
+    return (
+        name + equals + Path(path).name if os.sep in path and (os.path.isabs(path) or Path(path).exists()) else argument
+    )
 
 
 def _plain(value: Any) -> Any:
