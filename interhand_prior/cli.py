@@ -20,7 +20,7 @@ __all__ = ["main"]
 OK, WRONG, INTERRUPTED = 0, 2, 130
 #: Commands with a module of their own: the rest of the line goes there as it is.
 MODULES = {
-    "corpus": ("interhand_prior.data.synthetic.__main__", "make a corpus of interacting pairs, without any data set"),
+    "corpus": ("interhand_prior.data.__main__", "make a corpus of interacting pairs, or import a data set"),
     "train": ("interhand_prior.train.__main__", "train a prior (Algorithm 1)"),
     "convert": ("interhand_prior.convert.__main__", "turn the released InterHandGen files that you have into a prior"),
     "doctor": ("interhand_prior.doctor", "say what is installed and what is in your files"),

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "interhand_prior"
 
 #: The way of the data: a module may import those before it. Modules of one group may import each other.
 CORE = [
-    ["_version", "files", "progress"],
+    ["_version", "files", "progress", "pickles"],
     ["rotations"],
     ["params"],
     ["pair_files", "checked"],
@@ -34,8 +34,8 @@ CORE = [
 ]
 #: These import the core, and never each other.
 AROUND = ["convert", "data", "train", "baselines", "metrics", "viewer"]
-#: But whoever trains something does so with the one engine.
-TRAINED = {"baselines", "metrics"}
+#: But whoever trains something does so with the one engine, and data sets' conventions are converted in one place.
+ALSO = {"baselines": {"train"}, "metrics": {"train"}, "data": {"convert"}}
 #: Methods that only hand over (`hands.render`, `prior.push_to_hub`) import what stands after them when they are called.
 HANDED_OVER = {"params": {"hands", "pair_files", "viewer"}, "prior": {"hub"}}
 #: May import everything.
@@ -126,11 +126,11 @@ def test_import_rules(path: Path) -> None:
     if unit in WIRING:
         return
     if unit in AROUND:
-        allowed = set(rank) | ({"train"} if unit in TRAINED else set())
+        allowed = set(rank) | ALSO.get(unit, set())
         # A command may wire others in when it is asked to (`--fhid`), never by being imported.
         late = set() if path.name == "__main__.py" else handed_over
         assert used | late <= allowed, (
-            f"{unit} may import {'the core and train' if unit in TRAINED else 'the core'} only"
+            f"{unit} may import {' and '.join(('the core', *sorted(ALSO.get(unit, ()))))} only"
         )
         return
     late = {name for name in used | handed_over if rank.get(name, len(CORE)) > rank[unit]}

@@ -10,16 +10,15 @@ chumpy by a stub and passing every other name on to pickle, as is often done, st
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..pickles import Inert as _Inert
+from ..pickles import Rules, Unreadable, array, from_bytes, need, read_inert, shape_of
 from .arrays import HandArrays
 
 __all__ = ["load_mano_folder", "read_mano_file"]
@@ -46,10 +45,8 @@ _ALLOWED: dict[tuple[str, str], str] = {
     ("scipy.sparse._csc", "csc_matrix"): "csc_matrix",
     ("scipy.sparse", "csc_matrix"): "csc_matrix",
 }
-# Objects from outside the stream, and the process-wide extension registry, which would bypass the list above.
-_REFUSED_OPCODES = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
+_RULES = Rules(_ALLOWED, _MAX_OPCODES, "which no MANO model needs", "Delete it and fetch MANO from its authors")
 
-_KINDS = "fiub"
 _KEYS = (
     "v_template",
     "shapedirs",
@@ -122,13 +119,11 @@ def read_mano_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path} has {size} bytes; a MANO file has about 4 million. It was not opened")
     if path.suffix == ".npz":
         return _read_npz(path)
-    data = path.read_bytes()
-    _scan(data, path)
     try:
-        content = _Reader(io.BytesIO(data), path).load()
-        _need(isinstance(content, dict), "it does not hold a dictionary")
+        content = read_inert(path.read_bytes(), path, _RULES)
+        need(isinstance(content, dict), "it does not hold a dictionary")
         return {key: _dense(content[key]) for key in _KEYS if key in content}
-    except _Refusal:
+    except Unreadable:
         raise
     except Exception as error:  # a stream that makes no sense ends in any of a dozen exceptions
         raise ValueError(f"{path} is damaged or not a MANO pickle ({error}); nothing in it was executed") from error
@@ -153,119 +148,35 @@ def _read_npz(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or not an .npz of plain arrays ({error}); no pickle was opened") from error
 
 
-# Reading a pickle -----------------------------------------------------------------------------------------------
-
-
-class _Refusal(ValueError):
-    """Something no MANO file has."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(
-            f"{path} {what}, which no MANO model needs; the file was not executed. "
-            "Delete it and fetch MANO from its authors"
-        )
-
-
-def _scan(data: bytes, path: Path) -> None:
-    """Look through the opcodes before anything is built from them."""
-    count = 0
-    try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data), 1):
-            if opcode.name in _REFUSED_OPCODES:
-                raise _Refusal(path, f"refers to an object outside itself (opcode {opcode.name})")
-            if opcode.name in ("GLOBAL", "INST"):
-                module, _, name = str(argument).partition(" ")
-                if (module, name) not in _ALLOWED:
-                    raise _Refusal(path, f"names the global {module}.{name}")
-            # Memo slots are numbered as they come; a slot far beyond would make pickle allocate that many.
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > count:
-                raise _Refusal(path, f"uses memo slot {argument} at opcode {count}")
-            if count > _MAX_OPCODES:
-                raise _Refusal(path, f"has more than {_MAX_OPCODES} opcodes")
-    except _Refusal:
-        raise
-    except Exception as error:  # mostly ValueError; nothing of pickletools' inside may get out
-        raise ValueError(
-            f"{path} is truncated or not a pickle ({error}, after {count} opcodes); nothing in it was executed"
-        ) from error
-
-
-class _Inert:
-    """Keeps what a pickle passes to it: constructor arguments and state. Does nothing."""
-
-    kind = ""
-    arguments: tuple[Any, ...] = ()
-    state: Any = None
-
-    def __new__(cls, *arguments: Any) -> _Inert:
-        self = object.__new__(cls)
-        self.arguments = arguments
-        return self
-
-    def __init__(self, *arguments: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows no functions, only inert classes made afresh for this file."""
-
-    def __init__(self, stream: io.BytesIO, path: Path) -> None:
-        super().__init__(stream, encoding="latin1")
-        self._path = path
-        # All that a pickle can do to a class (opcode BUILD sets attributes) stays in this file's own classes.
-        self._classes = {kind: type(kind, (_Inert,), {"kind": kind}) for kind in set(_ALLOWED.values())}
-
-    def find_class(self, module: str, name: str) -> Any:
-        kind = _ALLOWED.get((module, name))
-        if kind is None:
-            raise _Refusal(self._path, f"names the global {module}.{name}")
-        return self._classes[kind]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refusal(self._path, "refers to an object outside itself")
-
-
 # Rebuilding arrays from what was recorded -----------------------------------------------------------------------
-
-
-class _Malformed(Exception):
-    pass
-
-
-def _need(condition: bool, what: str) -> None:
-    if not condition:
-        raise _Malformed(what)
 
 
 def _dense(value: Any, depth: int = 0) -> np.ndarray:
     """An array, whether it was stored as one, as a sparse matrix, or inside chumpy."""
-    _need(depth < 8, "values nested too deeply")
+    need(depth < 8, "values nested too deeply")
     kind = value.kind if isinstance(value, _Inert) else type(value).__name__
     state: Any = value.state if isinstance(value, _Inert) else None
     if kind == "array":
-        return _array(state)
+        return array(state)
     if kind == "frombuffer":
-        _need(value.arguments[3:] in ((), ("C",), ("F",)) and len(value.arguments) >= 3, "an odd array")
+        need(value.arguments[3:] in ((), ("C",), ("F",)) and len(value.arguments) >= 3, "an odd array")
         buffer, dtype, shape = value.arguments[:3]
-        return _from_bytes(buffer, dtype, shape, fortran=value.arguments[3:] == ("F",))
+        return from_bytes(buffer, dtype, shape, fortran=value.arguments[3:] == ("F",))
     if kind == "csc_matrix":
         return _sparse(value)
-    _need(kind in ("Ch", "Select") and isinstance(state, dict), f"{kind} where an array is wanted")
+    need(kind in ("Ch", "Select") and isinstance(state, dict), f"{kind} where an array is wanted")
     if kind == "Ch":  # chumpy's leaf: holds its array as x
-        _need("x" in state, "a chumpy array without values")
+        need("x" in state, "a chumpy array without values")
         return _dense(state["x"], depth + 1)
-    _need("a" in state and "idxs" in state, "a chumpy selection without its source")
+    need("a" in state and "idxs" in state, "a chumpy selection without its source")
     source = _dense(state["a"], depth + 1).ravel()
     index = _dense(state["idxs"], depth + 1)
-    _need(index.dtype.kind in "iu" and _within(index, source.size), "a chumpy selection that leaves its source")
+    need(index.dtype.kind in "iu" and _within(index, source.size), "a chumpy selection that leaves its source")
     picked = source[index]
     if "preferred_shape" not in state:
         return picked
-    shape = _shape(state["preferred_shape"])
-    _need(int(np.prod(shape)) == picked.size, "a chumpy selection of another shape")
+    shape = shape_of(state["preferred_shape"])
+    need(int(np.prod(shape)) == picked.size, "a chumpy selection of another shape")
     return picked.reshape(shape)
 
 
@@ -273,72 +184,23 @@ def _within(index: np.ndarray, size: int) -> bool:
     return index.size == 0 or (index.min() >= 0 and index.max() < size)
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    _need(isinstance(value, (tuple, list)), "a shape that is no tuple")
-    _need(len(value) <= 4 and all(type(n) is int and 0 <= n < 2**31 for n in value), f"the shape {value!r:.80}")
-    return tuple(value)
-
-
-def _array(state: Any) -> np.ndarray:
-    # numpy's state: (version,) shape, dtype, Fortran order, bytes.
-    _need(isinstance(state, tuple) and len(state) in (4, 5), "an array without content")
-    shape, dtype, fortran, buffer = state[-4:]
-    return _from_bytes(buffer, dtype, shape, fortran=bool(fortran))
-
-
-def _from_bytes(buffer: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray:
-    kind, shape = _dtype(dtype), _shape(shape)
-    content = _bytes(buffer)
-    _need(len(content) == int(np.prod(shape, dtype=object)) * kind.itemsize, "an array of another length")
-    array = np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C")
-    return array.astype(kind.newbyteorder("="))
-
-
-def _dtype(value: Any) -> np.dtype[Any]:
-    _need(isinstance(value, _Inert) and value.kind == "dtype" and bool(value.arguments), "an array without a dtype")
-    code, state = value.arguments[0], value.state
-    good = isinstance(code, str) and len(code) == 2 and code[0] in _KINDS and code[1] in "1248"
-    _need(good, f"an array of dtype {code!r:.40}")
-    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
-    _need(isinstance(order, str) and len(order) == 1 and order in "<>|=", "an odd byte order")
-    try:
-        return np.dtype(order + code)
-    except TypeError as error:
-        raise _Malformed(str(error)) from None
-
-
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, (bytes, bytearray)):
-        return bytes(value)
-    if isinstance(value, _Inert) and value.kind == "bytes" and value.arguments == ():
-        return b""
-    if isinstance(value, _Inert) and value.kind == "encode":
-        _need(len(value.arguments) == 2 and value.arguments[1] == "latin1", "text in an odd encoding")
-        value = value.arguments[0]
-    _need(isinstance(value, str), "an array without bytes")
-    try:
-        return value.encode("latin1")  # Python 2 wrote bytes as text
-    except UnicodeEncodeError:
-        raise _Malformed("an array whose bytes are no bytes") from None
-
-
 def _sparse(value: _Inert) -> np.ndarray:
     """Compressed sparse columns -> dense."""
     if isinstance(value.state, dict):
         parts = [value.state.get(key) for key in ("data", "indices", "indptr", "_shape")]
     else:
-        _need(len(value.arguments) == 2 and type(value.arguments[0]) is tuple, "a sparse matrix without content")
+        need(len(value.arguments) == 2 and type(value.arguments[0]) is tuple, "a sparse matrix without content")
         parts = [*value.arguments[0], value.arguments[1]]
-    _need(len(parts) == 4, "half a sparse matrix")
+    need(len(parts) == 4, "half a sparse matrix")
     data, indices, indptr = (_dense(part, 1) for part in parts[:3])
-    shape = _shape(parts[3])
-    _need(len(shape) == 2 and shape[0] * shape[1] <= 10**6, f"a sparse matrix of shape {shape}")
+    shape = shape_of(parts[3])
+    need(len(shape) == 2 and shape[0] * shape[1] <= 10**6, f"a sparse matrix of shape {shape}")
     ok = all(a.ndim == 1 for a in (data, indices, indptr)) and data.size == indices.size
     ok = ok and indices.dtype.kind in "iu" and indptr.dtype.kind in "iu" and indptr.size == shape[1] + 1
     ok = ok and _within(indices, shape[0]) and indptr[0] == 0 and indptr[-1] == data.size
-    _need(bool(ok), "an inconsistent sparse matrix")
+    need(bool(ok), "an inconsistent sparse matrix")
     counts = indptr[1:].astype(np.int64) - indptr[:-1].astype(np.int64)
-    _need(bool((counts >= 0).all()), "an inconsistent sparse matrix")
+    need(bool((counts >= 0).all()), "an inconsistent sparse matrix")
     dense = np.zeros(shape, data.dtype)
     np.add.at(dense, (indices, np.repeat(np.arange(shape[1]), counts)), data)
     return dense
