@@ -45,7 +45,7 @@ def read_reinterhand(folder: Path, hands: HandPair) -> Iterator[Batch]:
             for side in ("left", "right"):
                 paths = [place / f"{frame}_{side}.json" for frame in group]
                 items = [load_json(path) if path.is_file() else None for path in paths]
-                sides[side], mask = stacked(items, FIELDS, lambda i, paths=paths: str(paths[i]))
+                sides[side], mask = stacked(items, FIELDS, [str(path) for path in paths].__getitem__)
                 masks.append(mask)
             numbers = [int(frame) if frame.isdecimal() else -1 for frame in group]
             extras = {"sequence": np.full(len(group), capture), "frame": np.array(numbers, np.int64)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .arctic import ARCTIC
 from .base import DataSet
 from .h2o import H2O
+from .hic import HIC
 from .hot3d import HOT3D
 from .intaghand import INTAGHAND
 from .interhand26m import INTERHAND26M
@@ -12,7 +13,9 @@ from .reinterhand import REINTERHAND
 
 __all__ = ["DATASETS", "dataset_named"]
 
-DATASETS: dict[str, DataSet] = {item.name: item for item in (INTERHAND26M, INTAGHAND, ARCTIC, REINTERHAND, H2O, HOT3D)}
+DATASETS: dict[str, DataSet] = {
+    item.name: item for item in (INTERHAND26M, INTAGHAND, ARCTIC, HIC, H2O, HOT3D, REINTERHAND)
+}
 
 
 def dataset_named(name: str) -> DataSet:
