@@ -10,7 +10,7 @@ a sequence (folder of the image) belongs to one by a hash of its name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _sequence(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _batch(folder: Path, split: str, group: list[tuple[str, str, Mapping[str, Any]]], hands: HandPair) -> Batch:
+def _batch(folder: Path, split: str, group: Sequence[tuple[str, str, Mapping[str, Any]]], hands: HandPair) -> Batch:
     skipped: Counter[str] = Counter()
     sides, masks = {}, []
     for side in ("left", "right"):
