@@ -35,10 +35,8 @@ from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, load_prior, sds_loss
 from interhand_prior.params import FIELDS
-from interhand_prior.plausibility import log_residuals
 from interhand_prior.rotations import axis_angle_to_matrix
-from interhand_prior.sds import canonical_pair
-from interhand_prior.uncertainty import Uncertainty, measured, noise_table, placement_trust
+from interhand_prior.uncertainty import Uncertainty, noise_table
 
 fitting = fits.fitting
 FACTORS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)
@@ -151,10 +149,8 @@ def errors(hands: TwoHands, truth: TwoHands) -> Tensor:
 
 def arms(prior: TwoHandPrior, gauss: GaussianPrior, start: TwoHands, std: Mapping[str, Tensor], seed: int) -> Any:
     """Name -> loss of pairs."""
-    calibration = prior.require_calibration()
-    residuals = log_residuals(prior, *canonical_pair(prior, start))
     part = {name: value if name == "transl" else value[:, 0] for name, value in std.items()}
-    given, found = Uncertainty(**part), measured(calibration, residuals)
+    given, found = Uncertainty(**part), prior.measure(start)
 
     def arm(gate: Tensor, **options: Any) -> PairLoss:
         generator = torch.Generator().manual_seed(seed)
@@ -165,8 +161,8 @@ def arms(prior: TwoHandPrior, gauss: GaussianPrior, start: TwoHands, std: Mappin
     return {
         "Gaussian": gauss.loss,
         "sds_loss": arm(prior.trust(start)),
-        "given": arm(placement_trust(calibration, residuals, given), uncertainty=given),
-        "measured": arm(placement_trust(calibration, residuals, found), uncertainty=found),
+        "given": arm(prior.trust(start, given), uncertainty=given),
+        "measured": arm(prior.trust(start, found), uncertainty=found),
     }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands
 from interhand_prior.canonical import SLICES
-from interhand_prior.sds import canonical_pair
+from interhand_prior.directions import canonical_pair
 
 
 class GaussianPrior:

@@ -37,11 +37,11 @@ import numpy as np
 import torch
 from common import write_result
 from lifting.learn import Pull, Training, train
-from lifting.measure import METRICS, errors, lift
+from lifting.measure import lift
 from lifting.network import Lifter
 from lifting.refine import FitPull, held, refined
 from lifting.scenes import MOCAP, WILD, Images, film
-from pairs import read_pairs
+from pairs import METRICS, errors, read_pairs
 from torch import Tensor
 
 from interhand_prior import TwoHandPrior, TwoHands, load_prior

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from common import write_result
-from pairs import example, read_pairs
+from pairs import errors, example, read_pairs
 from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, load_prior
@@ -41,19 +41,6 @@ MISSING = (("index",), ("thumb",), ("middle", "ring"), FINGERS)
 TOUCH = 0.003
 #: Where a finger's second and third joint and its tip are among the 21 joints.
 _JOINTS = {"index": (2, 3, 17), "middle": (5, 6, 18), "pinky": (8, 9, 20), "ring": (11, 12, 19), "thumb": (14, 15, 16)}
-
-
-@torch.no_grad()
-def errors(hands: TwoHands, truth: TwoHands) -> dict[str, Tensor]:
-    """MPJPE, MPVPE, MRRPE of each pair, (N,) millimetres."""
-    points = {"MPJPE": (hands.joints21(), truth.joints21()), "MPVPE": (hands.vertices(), truth.vertices())}
-    roots = [torch.stack([joints[:, 0] for joints in both], 1)[:, :, None] for both in points["MPJPE"]]
-    found = {
-        name: (torch.stack(a, 1) - roots[0] - torch.stack(b, 1) + roots[1]).norm(dim=-1).mean((1, 2)) * 1e3
-        for name, (a, b) in points.items()
-    }
-    apart = [root[:, 1, 0] - root[:, 0, 0] for root in roots]
-    return {**found, "MRRPE": (apart[0] - apart[1]).norm(dim=-1) * 1e3}
 
 
 @torch.no_grad()

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, load_prior
 from interhand_prior.canonical import SLICES, from_canonical, to_canonical
+from interhand_prior.directions import canonical_pair
 from interhand_prior.geometry import nearest_vertices
 from interhand_prior.plausibility import Score
 from interhand_prior.plausibility.scoring import gather_evidence
 from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_rot6d, rot6d_to_matrix
-from interhand_prior.sds import canonical_pair
 
 TOUCH_MM = 5.0
 PARTS = ("pair", "placement", "hands", "fingers")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch import Tensor
 
 from .params import HandParams, TwoHands
 
-__all__ = ["checked_pairs", "without_missing"]
+__all__ = ["checked_pairs", "present"]
 
 
 def checked_pairs(hands: TwoHands) -> TwoHands:
@@ -25,17 +26,13 @@ def checked_pairs(hands: TwoHands) -> TwoHands:
     return TwoHands(left, right, hands.hands).to(torch.promote_types(hands.dtype, torch.float32))
 
 
-def without_missing(hands: TwoHands) -> TwoHands:
-    """Zeros in the place of missing hands, no NaN in the others, and in float32 at least.
+def present(hands: TwoHands) -> TwoHands:
+    """The same pairs with zeros in the place of missing hands, whose numbers may be anything.
 
     Raises:
-        ValueError: a hand that is there holds NaN.
+        ValueError: a hand that is there holds NaN or infinity.
     """
-    present = hands.valid
-
-    def clean(hand: HandParams, valid: Tensor, name: str) -> HandParams:
-        return HandParams.coerce(hand.map(lambda value: value.where(valid[..., None], 0)), name)
-
-    left, right = clean(hands.left, present[0], "hands.left"), clean(hands.right, present[1], "hands.right")
-    filled = TwoHands(left, right, hands.hands, {}, *present)
-    return filled.to(torch.promote_types(hands.dtype, torch.float32))
+    fill = lambda hand, valid: hand.map(lambda value: torch.where(valid[..., None], value, torch.zeros_like(value)))
+    left, right = (fill(hand, valid) for hand, valid in zip((hands.left, hands.right), hands.valid, strict=True))
+    left, right = HandParams.coerce(left, "hands.left"), HandParams.coerce(right, "hands.right")
+    return replace(hands, left=left, right=right)

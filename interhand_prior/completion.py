@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from .canonical import SIZE, SLICES, Side, without_place
+from .checked import present
+from .directions import canonical_pair
 from .params import FIELDS, HandLike, HandParams, TwoHands
 from .rotations import mirror_axis_angle
-from .sampling import sample
-from .sds_terms import canonical_pair
-from .separation import joined, present, separate_pairs, split
+from .sampling import check_draws, chosen_generator, sample
+from .separation import joined, separate_pairs, split
 
 if TYPE_CHECKING:
     from .prior import TwoHandPrior
@@ -122,17 +123,8 @@ def complete_fingers(
     Raises:
         TypeError, ValueError: a mask does not fit; a number is out of range; a known joint holds NaN.
     """
-    for name, value in (("num_samples", num_samples), ("steps", steps), ("resample", resample)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if not math.isfinite(cfg_scale):
-        raise ValueError(f"cfg_scale must be a finite number, got {cfg_scale}")
-    if not (math.isfinite(penetration_scale) and penetration_scale >= 0):
-        raise ValueError(f"penetration_scale must be finite and not negative, got {penetration_scale}")
-    if seed is not None and generator is not None:
-        raise ValueError("seed and generator are both given; pass one of them")
-    if generator is None:
-        generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
+    check_draws({"num_samples": num_samples, "steps": steps, "resample": resample}, cfg_scale, penetration_scale)
+    generator = chosen_generator(seed, generator)
     missing = torch.stack([_by_entry(hands, *one) for one in (("left", left_missing), ("right", right_missing))])
     known = _without(hands, missing)
 

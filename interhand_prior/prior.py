@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .calibrating import calibrated
 from .canonical import Normalizer, Side, from_canonical
-from .checked import checked_pairs, without_missing
+from .checked import checked_pairs, present
 from .completion import complete, complete_fingers
 from .denoiser import ConditionalDenoiser
 from .directions import canonical_pair
@@ -229,8 +229,8 @@ class TwoHandPrior(nn.Module):
             ValueError: the prior has no critics; a hand that is there holds NaN.
         """
         critics = self.require_critics()
-        shape, hands = hands.batch_shape, without_missing(hands).reshape(-1)
-        found = score(self, critics, hands)
+        shape, known = hands.batch_shape, present(hands).reshape(-1)
+        found = score(self, critics, known.to(torch.promote_types(hands.dtype, torch.float32)))
         return Score(**{name: value.reshape((*shape, *value.shape[1:])) for name, value in vars(found).items()})
 
     @torch.no_grad()

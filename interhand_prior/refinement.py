@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from .canonical import SIZE
+from .checked import present
 from .levels import Anneal
 from .params import FIELDS, TwoHands
 from .sds import sds_loss
-from .separation import joined, present, separate_pairs, split
+from .separation import joined, separate_pairs, split
 
 if TYPE_CHECKING:
     from .prior import TwoHandPrior

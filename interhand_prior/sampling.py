@@ -29,7 +29,7 @@ depend on the batch size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ from .progress import progress_bar
 if TYPE_CHECKING:
     from .prior import TwoHandPrior
 
-__all__ = ["SOLVERS", "ddim", "multistep", "official", "pick_solver", "sample"]
+__all__ = ["SOLVERS", "check_draws", "chosen_generator", "ddim", "multistep", "official", "pick_solver", "sample"]
 
 Denoise = Callable[[Tensor, float], Tensor]
 
@@ -96,14 +96,14 @@ def sample(
     Raises:
         ValueError: an argument is out of range; both seed and generator are given; `given` does not fit.
     """
-    _check(num_samples, steps, cfg_scale, penetration_scale, batch_size, seed, generator)
+    counts = {"num_samples": num_samples, "steps": steps, "batch_size": batch_size}
+    check_draws(counts, cfg_scale, penetration_scale)
+    generator = chosen_generator(seed, generator)
     solve = pick_solver(solver or prior.schedule.solver, eta)
     if given_side not in ("left", "right"):
         raise ValueError(f"given_side must be 'left' or 'right', got {given_side!r}")
     # States and poses are kept in full precision, whatever the network's.
     device, dtype = prior.device, torch.promote_types(prior.dtype, torch.float32)
-    if generator is None:
-        generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
     source: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float32}
     draw = lambda: torch.randn(num_samples, SIZE, **source).to(device, dtype)
     levels = prior.schedule.steps(steps)
@@ -275,21 +275,34 @@ def _expanded(given: HandLike, num_samples: int, device: torch.device, dtype: to
     return hand.to(device=device, dtype=dtype).expand(num_samples)
 
 
-def _check(
-    num_samples: int,
-    steps: int,
-    cfg_scale: float,
-    penetration_scale: float,
-    batch_size: int | None,
-    seed: int | None,
-    generator: torch.Generator | None,
-) -> None:
-    for name, value in (("num_samples", num_samples), ("steps", steps), ("batch_size", batch_size)):
+def check_draws(counts: Mapping[str, int | None], cfg_scale: float, penetration_scale: float) -> None:
+    """Refuse options of a sampler.
+
+    Args:
+        counts: by name; None: not given.
+        cfg_scale: finite.
+        penetration_scale: finite, not negative.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    for name, value in counts.items():
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
     if not math.isfinite(cfg_scale):
         raise ValueError(f"cfg_scale must be a finite number, got {cfg_scale}")
     if not (math.isfinite(penetration_scale) and penetration_scale >= 0):
         raise ValueError(f"penetration_scale must be finite and not negative, got {penetration_scale}")
+
+
+def chosen_generator(seed: int | None, generator: torch.Generator | None) -> torch.Generator:
+    """The generator, a private one with this seed, or torch's own for the CPU.
+
+    Raises:
+        ValueError: both are given.
+    """
     if seed is not None and generator is not None:
         raise ValueError("seed and generator are both given; pass one of them")
+    if generator is not None:
+        return generator
+    return torch.default_generator if seed is None else torch.Generator().manual_seed(seed)

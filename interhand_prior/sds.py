@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from .canonical import SLICES, Normalizer
-from .directions import canonical_pair
 from .levels import DEFAULT_SIGMA, Anneal, Level, per_pair
 from .params import HandLike, HandParams, TwoHands, check_same_place
 from .sds_terms import AnchorSide, SDSTerms, denoised_pair, sds_terms
@@ -45,7 +44,6 @@ __all__ = [
     "Anneal",
     "SDSInfo",
     "SDSTerms",
-    "canonical_pair",
     "sds_loss",
     "sds_terms",
 ]

@@ -16,7 +16,6 @@ estimate, that is free. `guidance.anti_penetration` does the same for a partner 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,10 +28,11 @@ from .geometry import (
     take_vertices,
     vertex_normals,
 )
+from .guidance.anti_penetration import boxes_near, nearest_few
 from .hands import HandPair
 from .params import FIELDS, HandParams, TwoHands
 
-__all__ = ["CLIP", "TOLERANCE", "WATCHED", "joined", "present", "separate", "separate_pairs", "split"]
+__all__ = ["CLIP", "TOLERANCE", "WATCHED", "joined", "separate", "separate_pairs", "split"]
 
 #: Longest step, in standard deviations of all parameters together.
 CLIP = 0.5
@@ -84,19 +84,23 @@ def separate(
     result = x.detach().clone()
     rows = torch.arange(len(x), device=x.device)
     seen: tuple[Tensor, Tensor] | None = None
+    rims: tuple[Tensor, Tensor] | None = None
     for step in range(steps):
         if step % _REFRESH == 0:
             with torch.no_grad():
                 vertices = surfaces(result[rows], rows)
                 if drop:
-                    near = _boxes_near(*vertices, MAX_DISTANCE)
+                    near = boxes_near(*vertices, MAX_DISTANCE)
                     rows, vertices = rows[near], (vertices[0][near], vertices[1][near])
                 seen = _nearest(*vertices, watched)
-        if not len(rows) or seen is None:
+                if rims is None:
+                    first, second = (boundary_vertices(f, v.shape[-2]) for f, v in zip(faces, vertices, strict=True))
+                    rims = first.to(x.device), second.to(x.device)
+        if not len(rows) or seen is None or rims is None:
             break
         with torch.enable_grad():
             leaf = result[rows].requires_grad_()
-            loss = _loss(surfaces(leaf, rows), faces, seen, tolerance)
+            loss = _loss(surfaces(leaf, rows), faces, rims, seen, tolerance)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         loss = loss.detach()
         length = gradient.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
@@ -152,30 +156,22 @@ def split(vectors: Tensor) -> tuple[HandParams, HandParams]:
     return left, right
 
 
-def present(hands: TwoHands) -> TwoHands:
-    """The same pairs with zeros in the place of missing hands, whose numbers may be anything.
-
-    Raises:
-        ValueError: a hand that is there holds NaN or infinity.
-    """
-    fill = lambda hand, valid: hand.map(lambda value: torch.where(valid[..., None], value, torch.zeros_like(value)))
-    left, right = (fill(hand, valid) for hand, valid in zip((hands.left, hands.right), hands.valid, strict=True))
-    left, right = HandParams.coerce(left, "hands.left"), HandParams.coerce(right, "hands.right")
-    return replace(hands, left=left, right=right)
-
-
 def _loss(
-    vertices: tuple[Tensor, Tensor], faces: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor], tolerance: float
+    vertices: tuple[Tensor, Tensor],
+    faces: tuple[Tensor, Tensor],
+    rims: tuple[Tensor, Tensor],
+    seen: tuple[Tensor, Tensor],
+    tolerance: float,
 ) -> Tensor:
     """(B,), on the vertices that are looked at."""
-    points, normals, rims = [], [], []
-    for surface, triangles, index in zip(vertices, faces, seen, strict=True):
+    points, normals, edges = [], [], []
+    for surface, triangles, rim, index in zip(vertices, faces, rims, seen, strict=True):
         points.append(take_vertices(surface, index))
         # The normals only say on which side a point is, or turn with their surface: no gradient is worth it.
         normals.append(take_vertices(vertex_normals(surface.detach(), triangles), index))
-        rims.append(boundary_vertices(triangles, surface.shape[-2]).to(index.device)[index])
+        edges.append(rim[index])
     first, second = (
-        penetration_loss(points[a], points[b], normals[b], exclude=rims[b], tolerance=tolerance, residual="depth")
+        penetration_loss(points[a], points[b], normals[b], exclude=edges[b], tolerance=tolerance, residual="depth")
         for a, b in ((0, 1), (1, 0))
     )
     return first + second
@@ -183,12 +179,5 @@ def _loss(
 
 def _nearest(left: Tensor, right: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Indices (B, count) of the vertices of each hand nearest to the other hand."""
-    distances = mutual_nearest_distances(left, right)
-    pick = lambda distance: distance.topk(min(count, distance.shape[-1]), -1, largest=False, sorted=False).indices
-    return pick(distances[0]), pick(distances[1])
-
-
-def _boxes_near(a: Tensor, b: Tensor, distance: float) -> Tensor:
-    """(B,) bool; where the boxes around the vertices are farther apart along an axis, so are all vertices."""
-    (a_low, a_high), (b_low, b_high) = (torch.aminmax(points, dim=-2) for points in (a, b))
-    return ((a_low <= b_high + distance) & (b_low <= a_high + distance)).all(-1)
+    to_right, to_left = mutual_nearest_distances(left, right)
+    return nearest_few(to_right, count), nearest_few(to_left, count)

@@ -287,13 +287,12 @@ def _trust(table: Tensor, residuals: Tensor, factor: Tensor) -> Tensor:
 
 
 def _table(calibration: Calibration) -> Tensor:
-    table = getattr(calibration, "noise_table", None)
-    if table is None:
+    if calibration.noise_table is None:
         raise ValueError(
             "this prior's calibration has no noise table, so it cannot measure uncertainty: "
             "call prior.calibrate(pairs) with held-out pairs, or give an Uncertainty"
         )
-    return table
+    return calibration.noise_table
 
 
 def _at(table: Tensor, factor: Tensor) -> Tensor:

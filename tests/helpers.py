@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +21,19 @@ from interhand_prior.schedule import signal
 #: Mean and variance of the relative pose in InterHand2.6M (published normaliser of the official code).
 RELATIVE_MEAN = (-0.718, 0.216, -0.009, -0.217, -0.462, -0.088, 0.005, -0.082, -0.004)
 RELATIVE_VARIANCE = (0.122, 0.105, 0.211, 0.105, 0.407, 0.219, 0.002, 0.006, 0.004)
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def load_example(name: str) -> ModuleType:
+    """A script of the examples, as a module."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def generator(seed: int = 0) -> torch.Generator:

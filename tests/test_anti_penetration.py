@@ -25,7 +25,7 @@ from interhand_prior.geometry import (
     vertex_normals,
 )
 from interhand_prior.guidance import AntiPenetration, PairSurfaces
-from interhand_prior.guidance.anti_penetration import _boxes_near
+from interhand_prior.guidance.anti_penetration import boxes_near
 from interhand_prior.rotations import axis_angle_to_matrix
 
 RADIUS = 0.04
@@ -208,9 +208,9 @@ def test_dropping_changes_nothing(contact_vertices: int | None, residual: Any) -
 )
 def test_hands_in_boxes_apart_are_apart(offset: list[float], distance: float) -> None:
     a, b = SPHERE[None], TURNED[None] + torch.tensor(offset).double()
-    if not _boxes_near(a, b, distance):
+    if not boxes_near(a, b, distance):
         assert min_distance(a, b) > distance
-        assert not _boxes_near(b, a, distance)
+        assert not boxes_near(b, a, distance)
 
 
 # In whatever surroundings ----------------------------------------------------------------------------------------

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 import torch
+from helpers import load_example
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands
 from interhand_prior.canonical import Normalizer
 from interhand_prior.denoiser import Denoiser, DenoiserConfig
 from interhand_prior.hands import open_hands
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fitting = load("fit_keypoints")
+fitting = load_example("fit_keypoints")
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +163,7 @@ def test_another_depth_axis_is_a_rotation():
 
 
 def test_quickstart(prior, tmp_path, capsys):
-    hands = load("quickstart").main(["--prior", prior, "--num", "2", "--out", str(tmp_path)])
+    hands = load_example("quickstart").main(["--prior", prior, "--num", "2", "--out", str(tmp_path)])
     assert len(hands) == 2
     for name in ("hands.glb", "hands.npz", "hands.png"):
         assert (tmp_path / name).stat().st_size > 1000
@@ -188,7 +171,7 @@ def test_quickstart(prior, tmp_path, capsys):
 
 
 def test_refine_example(prior, tmp_path, capsys):
-    refine = load("refine_noisy_pair")
+    refine = load_example("refine_noisy_pair")
     path = some_pairs(3).save(tmp_path / "pairs.npz")
     rows = refine.main(["--prior", prior, "--input", str(path), "--num", "2", "--steps", "3"])
     assert "MRRPE" in capsys.readouterr().out
@@ -197,7 +180,7 @@ def test_refine_example(prior, tmp_path, capsys):
 
 
 def test_refine_example_measures_penetration():
-    refine = load("refine_noisy_pair")
+    refine = load_example("refine_noisy_pair")
     pairs = some_pairs(1)
     left, right = pairs.joints()
     knuckles_apart = left[:, 4] - right[:, 4]

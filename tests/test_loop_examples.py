@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
-from helpers import generator, make_prior, random_pairs
+from helpers import generator, load_example, make_prior, random_pairs
 
 from interhand_prior import TwoHandPrior, TwoHands
 from interhand_prior.hands import load_hands
 from interhand_prior.rotations import axis_angle_to_matrix
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"loop_example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +25,14 @@ def folder(small, tmp_path_factory) -> str:
 
 
 def test_training_loop_prints_three_rows(folder, capsys):
-    rows = load("training_loop").main(["--prior", folder, "--num", "12", "--steps", "3", "--batch-size", "4"])
+    rows = load_example("training_loop").main(["--prior", folder, "--num", "12", "--steps", "3", "--batch-size", "4"])
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("estimator", "without prior", "with prior", "MRRPE"))
     assert rows["with prior"] != rows["without prior"] != rows["estimator"]
 
 
 def test_training_loop_learns_and_reads_no_missing_hand(small):
-    loop = load("training_loop")
+    loop = load_example("training_loop")
     pairs = random_pairs(64, dtype=torch.float32)
     pairs, labelled = TwoHands(pairs.left, pairs.right, small.hands), torch.ones(64, dtype=torch.bool)
     data = loop.make_batch(pairs, labelled, generator())
@@ -69,7 +52,7 @@ def test_training_loop_learns_and_reads_no_missing_hand(small):
 
 
 def test_training_step_takes_pairs_without_any_hand(small):
-    loop = load("training_loop")
+    loop = load_example("training_loop")
     pairs = random_pairs(4, dtype=torch.float32)
     batch = loop.make_batch(TwoHands(pairs.left, pairs.right, small.hands), torch.arange(4) > 1, generator())
     batch["present"] = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
@@ -87,7 +70,7 @@ def test_training_step_takes_pairs_without_any_hand(small):
 
 def test_smplx_fitting_prints_both_rows(folder, capsys):
     pytest.importorskip("smplx")
-    rows = load("smplx_fitting").main(["--prior", folder, "--num", "2", "--steps", "4"])
+    rows = load_example("smplx_fitting").main(["--prior", folder, "--num", "2", "--steps", "4"])
     assert "with prior" in capsys.readouterr().out
     assert rows["with prior"] != rows["without prior"]
 
@@ -99,7 +82,7 @@ def test_smplx_fitting_finds_what_it_is_shown(tmp_path, small, options):
     pytest.importorskip("smplx")
     from interhand_prior.hands.export import export_mano
 
-    example = load("smplx_fitting")
+    example = load_example("smplx_fitting")
     export_mano(tmp_path / "mano")
     layers = example.make_layers(tmp_path, 2, **options)
     pairs = random_pairs(2, dtype=torch.float32)
@@ -125,14 +108,14 @@ def test_smplx_fitting_finds_what_it_is_shown(tmp_path, small, options):
 
 def test_video_smoothing_prints_three_rows(folder, capsys):
     options = ["--prior", folder, "--num", "2", "--frames", "5", "--steps", "4"]
-    rows = load("video_smoothing").main(options)
+    rows = load_example("video_smoothing").main(options)
     assert "jitter" in capsys.readouterr().out
     assert list(rows) == ["estimates", "smoothed", "with prior"]
     assert rows["with prior"] != rows["smoothed"]
 
 
 def test_video_clips_begin_at_a_pair_and_move_evenly():
-    video = load("video_smoothing")
+    video = load_example("video_smoothing")
     pairs = random_pairs(4, dtype=torch.float32)
     clips = video.make_clips(pairs, 9)
     assert clips.batch_shape == (2, 9)
@@ -145,7 +128,7 @@ def test_video_clips_begin_at_a_pair_and_move_evenly():
 
 
 def test_video_smoothing_takes_the_jitter_out():
-    video = load("video_smoothing")
+    video = load_example("video_smoothing")
     pairs = random_pairs(4, dtype=torch.float32)
     truth = video.make_clips(TwoHands(pairs.left, pairs.right), 12)
     start = video.estimated(truth, 0)
@@ -154,7 +137,7 @@ def test_video_smoothing_takes_the_jitter_out():
 
 
 def test_errors_that_stay_are_not_counted_for_every_frame():
-    video = load("video_smoothing")
+    video = load_example("video_smoothing")
     same = torch.ones(2, 8, 3, dtype=torch.float64)
     # Against the likelihood itself: covariance SLOW everywhere plus 1 - SLOW on the diagonal.
     covariance = video.SLOW + (1 - video.SLOW) * torch.eye(8, dtype=torch.float64)

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from interhand_prior import TwoHandPrior, TwoHands, load_prior, sample, sds_loss
 from interhand_prior.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from interhand_prior.directions import canonical_pair
 from interhand_prior.hands import load_hands, open_hands
 from interhand_prior.plausibility import Calibration, Critics
 from interhand_prior.rotations import axis_angle_to_matrix
 from interhand_prior.schedule import CosineSchedule
-from interhand_prior.sds import canonical_pair
 
 Tensors = dict[str, Tensor]
 

@@ -195,13 +195,13 @@ def test_losses_of_the_truth_are_zero(images: scenes.Images) -> None:
 def test_errors_are_what_was_done_to_the_truth(images: scenes.Images) -> None:
     truth = images.truth
     moved = TwoHands(truth.left, replace(truth.right, transl=truth.right.transl + torch.tensor((0.0, 0.003, 0.004))))
-    found = measure.errors(moved, truth, chunk=7)
-    assert {name: value.shape for name, value in found.items()} == dict.fromkeys(measure.METRICS, (NUMBER,))
+    found = bench.errors(moved, truth, chunk=7)
+    assert {name: value.shape for name, value in found.items()} == dict.fromkeys(bench.METRICS, (NUMBER,))
     torch.testing.assert_close(found["MRRPE"], torch.full((NUMBER,), 5.0), atol=1e-3, rtol=0)
     for name in ("MPJPE", "MPVPE"):
         torch.testing.assert_close(found[name], torch.zeros(NUMBER), atol=1e-3, rtol=0)
     bent = TwoHands(truth.left, replace(truth.right, hand_pose=truth.right.hand_pose + 0.1))
-    found, model = measure.errors(bent, truth), open_hands().right
+    found, model = bench.errors(bent, truth), open_hands().right
     for name, points in (("MPJPE", model.joints21), ("MPVPE", lambda hand: model(hand)[0])):
         naive = [
             float((points(bent.right[i]) - points(truth.right[i])).norm(dim=-1).mean()) * 500 for i in range(NUMBER)
@@ -338,7 +338,7 @@ def test_whole_path_and_resumption(data: Path, tmp_path: Path) -> None:
     assert set(stored["numbers"]["arms"]) == {bench.PLAIN, *bench.AGAINST}
     for arm in first["arms"].values():
         for domain in bench.DOMAINS:
-            assert all(math.isfinite(arm[domain][name]["mean"]) for name in measure.METRICS)
+            assert all(math.isfinite(arm[domain][name]["mean"]) for name in bench.METRICS)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.pt")}
     assert len(kept) == 2
     (tmp_path / "work" / "0.json").unlink()

@@ -12,8 +12,8 @@ from helpers import assert_close, assert_same, far_apart, gaussian_prior, genera
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
 from interhand_prior.canonical import SLICES
+from interhand_prior.directions import canonical_pair
 from interhand_prior.geometry import min_distance, mutual_penetration_loss
-from interhand_prior.sds import canonical_pair
 
 
 def test_without_a_prior_the_input_comes_back(prior: TwoHandPrior) -> None:

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from interhand_prior import TwoHandPrior, TwoHands, sds_loss
 from interhand_prior.canonical import SLICES
+from interhand_prior.directions import canonical_pair
 from interhand_prior.plausibility import Calibration, log_residuals
-from interhand_prior.sds import canonical_pair, sds_terms
+from interhand_prior.sds import sds_terms
 from interhand_prior.uncertainty import Uncertainty, measured, noise_table, placement_trust, pull
 
 # Do no harm ------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ __all__ = [
     "joint_error",
     "load_json",
     "make_batch",
+    "paths_below",
     "stable_split",
     "stacked",
 ]
@@ -273,6 +274,26 @@ def first_folder(folder: Path, places: Sequence[str], wanted: Callable[[Path], b
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
     return next((folder / place for place in places if (folder / place).is_dir() and wanted(folder / place)), None)
+
+
+def paths_below(folder: Path, pattern: str, parts: str, wanted: Callable[[Path], bool] = Path.exists) -> list[Path]:
+    """Everything of this name in a folder and below, sorted.
+
+    Args:
+        folder: to look in.
+        pattern: the name, or the last parts of the path.
+        parts: what the folder is made of, for the error.
+        wanted: which of them count.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder")
+    paths = sorted(path for path in folder.glob(f"**/{pattern}") if wanted(path))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no {pattern}, in none of its {parts}")
+    return paths
 
 
 def stable_split(sequence: str) -> str:

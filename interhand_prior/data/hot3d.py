@@ -19,7 +19,7 @@ import torch
 
 from ..convert import intaghand_to_hands
 from ..hands import HandPair
-from .base import Batch, DataSet, chunked, make_batch, stable_split, stacked
+from .base import Batch, DataSet, chunked, make_batch, paths_below, stable_split, stacked
 
 __all__ = ["HOT3D", "read_hot3d"]
 
@@ -38,12 +38,7 @@ def read_hot3d(folder: Path, hands: HandPair) -> Iterator[Batch]:
         FileNotFoundError: there is no such folder, or nothing in it.
         ValueError: a file is damaged or of another layout.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
-    paths = sorted(folder.glob(f"**/{_FILE}"))
-    if not paths:
-        raise FileNotFoundError(f"{folder} holds no {_FILE}, in none of its sequences")
-    for path in paths:
+    for path in paths_below(folder, _FILE, "sequences"):
         with open(path, encoding="utf-8") as lines:
             for group in chunked((number, line) for number, line in enumerate(lines, 1) if line.strip()):
                 yield _batch(path, group, hands)

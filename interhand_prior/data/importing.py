@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..files import make_writable, write_atomically
+from ..files import make_writable
 from ..hands import HandPair, load_hands, open_hands
 from ..params import TwoHands
 from .base import DataSet, Selection
+from .manifest import MANIFEST, write_manifest
 from .sets import dataset_named
 
 __all__ = ["default_selection", "hands_for", "import_corpus"]
 
-_MANIFEST = "manifest.json"
 _FORMAT = 1
 
 
@@ -103,7 +103,7 @@ def import_corpus(
         "selection": asdict(selection),
         "complete": False,
     }
-    _write(target, manifest)
+    write_manifest(target, manifest)
     writer, skipped = _Writer(target, shard_size), Counter[str]()
     for batch in data.read(source, models):
         pairs, alone, reasons = selection.split(batch)
@@ -123,7 +123,7 @@ def import_corpus(
         "singles": {name[7:]: count for name, count in writer.counts.items() if name.startswith("single-")},
         "left_out": dict(sorted(skipped.items())),
     }
-    _write(target, manifest)
+    write_manifest(target, manifest)
     return manifest
 
 
@@ -170,7 +170,7 @@ def _claim(folder: Path, overwrite: bool) -> None:
     """Make the folder ours, or refuse: shards of two corpora must not mix."""
     make_writable(folder)
     shards = sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].npz"))
-    path = folder / _MANIFEST
+    path = folder / MANIFEST
     if not shards and not path.exists():
         return
     kind = None
@@ -183,7 +183,3 @@ def _claim(folder: Path, overwrite: bool) -> None:
     for shard in shards:
         shard.unlink()
     path.unlink()
-
-
-def _write(folder: Path, manifest: dict[str, Any]) -> None:
-    write_atomically(folder / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())

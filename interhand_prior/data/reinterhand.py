@@ -13,7 +13,7 @@ import numpy as np
 
 from ..convert import interhand26m_to_hands
 from ..hands import HandPair
-from .base import Batch, DataSet, chunked, load_json, make_batch, stable_split, stacked
+from .base import Batch, DataSet, chunked, load_json, make_batch, paths_below, stable_split, stacked
 from .interhand26m import FIELDS
 
 __all__ = ["REINTERHAND", "read_reinterhand"]
@@ -30,12 +30,7 @@ def read_reinterhand(folder: Path, hands: HandPair) -> Iterator[Batch]:
         FileNotFoundError: there is no such folder, or nothing in it.
         ValueError: a file is damaged or of another layout.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
-    places = sorted(place for place in folder.glob("**/mano_fits/params") if place.is_dir())
-    if not places:
-        raise FileNotFoundError(f"{folder} holds no mano_fits/params, in none of its captures")
-    for place in places:
+    for place in paths_below(folder, "mano_fits/params", "captures", Path.is_dir):
         capture = place.parents[1].name
         frames = sorted({path.stem.rpartition("_")[0] for path in place.glob("*_*.json")})
         if not frames:

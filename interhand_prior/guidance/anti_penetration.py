@@ -37,7 +37,7 @@ from ..geometry import (
 )
 from ..hands.skinning import no_autocast
 
-__all__ = ["AnchoredGuide", "AntiPenetration", "PairSurfaces"]
+__all__ = ["AnchoredGuide", "AntiPenetration", "PairSurfaces", "boxes_near", "nearest_few"]
 
 #: Metres; more than rounding can do to a distance between hands.
 _SLACK = 1e-4
@@ -211,7 +211,7 @@ class AnchoredGuide:
         guidance, anchor = self.guidance, self._anchor
         vertices, count = guidance.surfaces.partner(x0), guidance.contact_vertices
         rows = torch.arange(len(x0), device=x0.device)
-        left = self._left(_boxes_near(vertices, anchor.vertices, guidance.max_distance))
+        left = self._left(boxes_near(vertices, anchor.vertices, guidance.max_distance))
         if left is not None:
             rows, vertices, anchor = rows[left], vertices[left], anchor.rows(left)
         if count is None:
@@ -222,8 +222,8 @@ class AnchoredGuide:
             if left is not None:
                 rows, vertices, anchor = rows[left], vertices[left], anchor.rows(left)
                 to_anchor, to_partner = to_anchor[left], to_partner[left]
-            chosen, rim = _smallest(to_anchor, count), self._partner_rim.expand(vertices.shape[:-1])
-            watched = _Watched(anchor.at(_smallest(to_partner, count)), chosen, rim.gather(-1, chosen))
+            chosen, rim = nearest_few(to_anchor, count), self._partner_rim.expand(vertices.shape[:-1])
+            watched = _Watched(anchor.at(nearest_few(to_partner, count)), chosen, rim.gather(-1, chosen))
         if self._drop_free:
             left = self._left(self._loss(vertices, watched) > 0)
             if left is not None:
@@ -275,12 +275,12 @@ def _rim(faces: Tensor, vertices: Tensor) -> Tensor:
     return boundary_vertices(faces, vertices.shape[-2]).to(vertices.device).expand(vertices.shape[:-1])
 
 
-def _boxes_near(a: Tensor, b: Tensor, distance: float) -> Tensor:
+def boxes_near(a: Tensor, b: Tensor, distance: float) -> Tensor:
     """(B,) bool; where the boxes around the vertices are farther apart along an axis, so are all vertices."""
     (a_low, a_high), (b_low, b_high) = (torch.aminmax(x, dim=-2) for x in (a, b))
     return ((a_low <= b_high + distance) & (b_low <= a_high + distance)).all(-1)
 
 
-def _smallest(distance: Tensor, count: int) -> Tensor:
-    """Indices (B, count)."""
+def nearest_few(distance: Tensor, count: int) -> Tensor:
+    """Indices (B, count) of the smallest distances, in any order."""
     return distance.topk(min(count, distance.shape[-1]), -1, largest=False, sorted=False).indices

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from interhand_prior._version import __version__
-from interhand_prior.files import write_atomically
+from interhand_prior.data.manifest import MANIFEST, write_manifest
 from interhand_prior.params import TwoHands
 
 from .archetypes import SINGLE, kind_weights
@@ -31,7 +31,6 @@ from .pairs import Tally, make_shard, make_singles
 from .statistics import summarise
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
-MANIFEST = "manifest.json"
 _FORMAT = 2
 
 
@@ -221,16 +220,12 @@ def generate_corpus(
         "singles": {s: getattr(config, f"single_{s}") for s in SPLITS},
         "statistics": summarise(TwoHands.load(folder / s.name) for s in shards if not s.single),
     }
-    _write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     return manifest
 
 
 def _manifest(config: CorpusConfig) -> dict[str, Any]:
     return {"format": _FORMAT, "version": __version__, "hands": "open hand", "config": config.as_json()}
-
-
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def _claim(folder: Path, config: CorpusConfig) -> None:
@@ -251,7 +246,7 @@ def _claim(folder: Path, config: CorpusConfig) -> None:
         return
     if any(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].npz")):
         raise ValueError(f"out={str(folder)!r} holds shards but no {MANIFEST}; choose an empty folder")
-    _write_manifest(folder, _manifest(config) | {"complete": False})
+    write_manifest(folder, _manifest(config) | {"complete": False})
 
 
 def _bar(config: CorpusConfig, missing: list[Shard], progress: bool) -> Callable[[int], None]:
