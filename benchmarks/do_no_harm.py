@@ -36,7 +36,7 @@ from torch import Tensor
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, load_prior, sds_loss
 from interhand_prior.params import FIELDS
 from interhand_prior.rotations import axis_angle_to_matrix
-from interhand_prior.uncertainty import Uncertainty, noise_table
+from interhand_prior.sds.uncertainty import Uncertainty, noise_table
 
 fitting = fits.fitting
 FACTORS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands
-from interhand_prior.canonical import SLICES
-from interhand_prior.directions import canonical_pair
+from interhand_prior.canonical import SLICES, canonical_pair
 
 
 class GaussianPrior:

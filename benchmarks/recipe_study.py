@@ -30,7 +30,7 @@ from interhand_prior.schedule import CosineSchedule, snr
 from interhand_prior.token_denoiser import TokenDenoiser, TokenDenoiserConfig, two_layers
 from interhand_prior.train import TrainConfig
 from interhand_prior.train.data import TrainingData, read_samples
-from interhand_prior.train.diffusion import DiffusionTask, Draws, fresh
+from interhand_prior.train.diffusion import DiffusionTask, fresh
 from interhand_prior.train.log import read_log
 from interhand_prior.train.run import run
 
@@ -109,19 +109,6 @@ class MinSNR(Weighted):
         return snr(sigma).clamp_max(5.0)
 
 
-class MiddleLevels(StudyTask):
-    """Levels with the density 1 - cos(2 pi u) / 2: twice to three times as many in the middle as at the ends."""
-
-    def draw(self, size: int, generator: torch.Generator) -> Draws:
-        """The stratified time u goes through the inverse of the density's integral, by Newton's method."""
-        draws = super().draw(size, generator)
-        wanted = torch.asin(draws.sigma) * (2 / torch.pi)
-        u = wanted.clone()
-        for _ in range(20):
-            u = u - (u - torch.sin(2 * torch.pi * u) / (4 * torch.pi) - wanted) / (1 - torch.cos(2 * torch.pi * u) / 2)
-        return draws._replace(sigma=self.schedule.sigma(u.clamp(0, 1)).clamp_min(self.config.min_sigma))
-
-
 @dataclass(frozen=True)
 class Variant:
     """What differs from the base.
@@ -148,7 +135,7 @@ VARIANTS: dict[str, Variant] = {
     "6 layers": Variant(network=lambda _: make_denoiser(replace(TOKENS, layers=6))),
     "x0 outright": Variant(network=lambda _: PlainX0(TOKENS), task=Weighted),
     "min-SNR weight": Variant(task=MinSNR),
-    "more middle levels": Variant(task=MiddleLevels),
+    "more middle levels": Variant(config={"levels": "middle"}),
     "6D inside": Variant(network=six_d_inside),
     "p_uncond 0.1": Variant(config={"p_uncond": 0.1}),
     "p_uncond 0.4": Variant(config={"p_uncond": 0.4}),

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, load_prior
 from interhand_prior.canonical import SLICES
-from interhand_prior.completion import FINGERS
 from interhand_prior.geometry import min_distance
 from interhand_prior.metrics.penetration import penetration_volume
+from interhand_prior.repair.completion import FINGERS
 
 NOISE: dict[str, dict[str, float]] = {
     "light": {"hand_pose": 0.1, "global_orient": 0.05, "transl": 0.005, "betas": 0.25},

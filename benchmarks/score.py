@@ -25,8 +25,7 @@ from pairs import contact, read_pairs
 from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, load_prior
-from interhand_prior.canonical import SLICES, from_canonical, to_canonical
-from interhand_prior.directions import canonical_pair
+from interhand_prior.canonical import SLICES, canonical_pair, from_canonical, to_canonical
 from interhand_prior.geometry import nearest_vertices
 from interhand_prior.plausibility import Score
 from interhand_prior.plausibility.scoring import gather_evidence

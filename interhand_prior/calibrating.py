@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .canonical import canonical_pair
 from .checked import checked_pairs
-from .directions import canonical_pair
 from .params import HandParams, TwoHands
 from .plausibility import Calibration, Critics, fit_critics, log_residuals
-from .uncertainty import noise_table
+from .sds.uncertainty import noise_table
 
 if TYPE_CHECKING:
     from .prior import TwoHandPrior

@@ -36,6 +36,7 @@ from .rotations import (
 
 if TYPE_CHECKING:
     from .hands import HandModel, HandPair
+    from .prior import TwoHandPrior
 
 __all__ = [
     "SIZE",
@@ -44,6 +45,7 @@ __all__ = [
     "Normalizer",
     "Side",
     "as_anchor",
+    "canonical_pair",
     "from_canonical",
     "own_vector",
     "to_canonical",
@@ -177,6 +179,34 @@ def from_canonical(
         hand_p = _hand(pose_p, partner[..., SLICES["betas"]], rotation_p, middle_p, model_p)
     left, right = (hand_p, hand_a) if mirror else (hand_a, hand_p)
     return TwoHands(left, right, pair)
+
+
+def canonical_pair(prior: TwoHandPrior, hands: TwoHands) -> tuple[Tensor, Tensor]:
+    """Normalised vectors of both directions: what everything that judges a pair reads.
+
+    A pair is looked at from both sides (Eq. 9), so that mirroring it with exchanged hands changes nothing; in
+    right-hand form the two sides are alike and go through the network as one batch.
+
+    Returns:
+        partner (2, ..., 64): the right hand seen from the left, the left seen from the right; anchor (2, ..., 64).
+        Half-precision hands are computed with in float32.
+
+    Raises:
+        ValueError: the hands are not on the prior's device.
+    """
+    if hands.device != prior.device:
+        raise ValueError(
+            f"the hands are on {hands.device} but the prior is on {prior.device}; use prior.to({str(hands.device)!r})"
+        )
+    hands = hands.to(torch.promote_types(hands.dtype, torch.float32))
+    models = prior.hands if hands.hands is None else hands.hands
+    anchor_l, partner_r, _ = to_canonical(hands, models, "left")
+    anchor_r, partner_l, _ = to_canonical(hands, models, "right")
+    normalizer = prior.normalizer
+    return (
+        normalizer.partner(torch.stack((partner_r, partner_l))),
+        normalizer.anchor(torch.stack((anchor_l, anchor_r))),
+    )
 
 
 def _place(hand: HandParams, model: HandModel) -> tuple[Tensor, Tensor]:

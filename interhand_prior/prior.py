@@ -15,22 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from .calibrating import calibrated
-from .canonical import Normalizer, Side, from_canonical
+from .canonical import Normalizer, Side, canonical_pair, from_canonical
 from .checked import checked_pairs, present
-from .completion import complete, complete_fingers
 from .denoiser import ConditionalDenoiser
-from .directions import canonical_pair
 from .guidance.anti_penetration import PairSurfaces
 from .guidance.cfg import guided_x0
 from .hands import HandPair, load_hands, open_hands
-from .levels import DEFAULT_SIGMA
 from .params import HandLike, TwoHands
 from .plausibility import Calibration, Critics, Score, log_residuals, placement_gate, probe_noise, score
 from .prior_files import read_prior, save_prior
-from .refinement import refine
+from .repair import complete, complete_fingers, refine
 from .schedule import CosineSchedule, Schedule, add_noise, check_sigma
-from .sds_terms import denoised_pair
-from .uncertainty import Uncertainty, measured, placement_trust
+from .sds.levels import DEFAULT_SIGMA
+from .sds.terms import denoised_pair
+from .sds.uncertainty import Uncertainty, measured, placement_trust
 
 __all__ = ["TwoHandPrior"]
 
@@ -174,7 +172,7 @@ class TwoHandPrior(nn.Module):
         return replace(denoised_pair(self, hands, x0), extras=given.extras).to(given.dtype)
 
     def refine(self, hands: TwoHands, **options: Any) -> TwoHands:
-        """Pull estimated pairs towards plausible ones and out of each other; see `refinement.refine`."""
+        """Pull estimated pairs towards plausible ones and out of each other; see `repair.refine`."""
         return refine(self, hands, **options)
 
     def complete(self, hand: HandLike, side: Side = "left", num_samples: int = 1, **options: Any) -> TwoHands:
@@ -185,7 +183,7 @@ class TwoHandPrior(nn.Module):
             side: which hand it is.
             num_samples: how many partners.
             options: `samples_each` draws so many partners for every hand of a batch (...), which gives
-                (samples_each, ...) pairs (see `interhand_prior.completion.complete`); or of `sample`.
+                (samples_each, ...) pairs (see `interhand_prior.repair.complete`); or of `sample`.
 
         Returns:
             (num_samples,) pairs in the frame of `hand`.
@@ -208,7 +206,7 @@ class TwoHandPrior(nn.Module):
                 MANO's order; None: nothing.
             right_missing: as `left_missing`.
             num_samples: completions of each pair.
-            options: see `interhand_prior.completion.complete_fingers`.
+            options: see `interhand_prior.repair.complete_fingers`.
 
         Returns:
             (num_samples, ...) pairs.
@@ -242,7 +240,7 @@ class TwoHandPrior(nn.Module):
             uncertainty: of the pairs, such as `measure` gives. None: that of an ordinary estimate.
 
         Returns:
-            (...) in [0, 1]; see `plausibility.placement_gate` and `uncertainty.placement_trust`.
+            (...) in [0, 1]; see `plausibility.placement_gate` and `sds.uncertainty.placement_trust`.
 
         Raises:
             ValueError: the prior is not calibrated; a hand holds NaN.
@@ -261,7 +259,7 @@ class TwoHandPrior(nn.Module):
             hands: pairs of any batch shape (...).
 
         Returns:
-            The uncertainty, each part (...); see `uncertainty.measured`.
+            The uncertainty, each part (...); see `sds.uncertainty.measured`.
 
         Raises:
             ValueError: the prior is not calibrated, or without a noise table; a hand holds NaN.

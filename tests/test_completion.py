@@ -13,8 +13,8 @@ from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands
 from interhand_prior.canonical import SIZE, SLICES
-from interhand_prior.completion import FINGERS
 from interhand_prior.geometry import mutual_penetration_loss
+from interhand_prior.repair.completion import FINGERS
 from interhand_prior.schedule import signal
 
 QUICK: dict[str, Any] = {"steps": 3, "resample": 2, "penetration_scale": 0.0, "seed": 0}

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, load_prior, sample
-from interhand_prior.canonical import SLICES, to_canonical
+from interhand_prior.canonical import SLICES, canonical_pair, to_canonical
 from interhand_prior.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from interhand_prior.directions import canonical_pair
 from interhand_prior.geometry import boundary_vertices, min_distance, vertex_normals
 from interhand_prior.hands import open_hands
 from interhand_prior.plausibility import BLOCKS, FINGERS, LEVELS, Calibration, log_residuals, placement_gate
@@ -24,8 +23,8 @@ from interhand_prior.plausibility.corruption import PLACEMENT, corrupted, noisy_
 from interhand_prior.plausibility.critic import fit_critic
 from interhand_prior.plausibility.evidence import FINGER_SIZE, HAND_SIZE, PAIR_SIZE, own_evidence
 from interhand_prior.rotations import axis_angle_to_matrix
+from interhand_prior.sds.uncertainty import measured, placement_trust
 from interhand_prior.train import recalibrate
-from interhand_prior.uncertainty import measured, placement_trust
 
 SHAPE = (len(LEVELS), len(BLOCKS))
 

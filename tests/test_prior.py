@@ -26,8 +26,8 @@ from helpers import (
 from torch import Tensor
 
 from interhand_prior import TwoHandPrior, TwoHands, load_prior, sample, sds_loss
+from interhand_prior.canonical import canonical_pair
 from interhand_prior.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from interhand_prior.directions import canonical_pair
 from interhand_prior.hands import load_hands, open_hands
 from interhand_prior.plausibility import Calibration, Critics
 from interhand_prior.rotations import axis_angle_to_matrix

@@ -58,15 +58,6 @@ def test_x0_outright_answers_f() -> None:
         torch.testing.assert_close(plain(x, sigma, anchors, has_relative=placed), wanted)
 
 
-def test_more_middle_levels_have_their_density() -> None:
-    task = make(study.MiddleLevels)
-    u = torch.asin(task.draw(20_000, generator()).sigma) * (2 / torch.pi)
-    edges = torch.linspace(0, 1, 11)
-    share = torch.histc(u, 10, 0, 1) / len(u)
-    integral = edges - torch.sin(2 * torch.pi * edges) / (4 * torch.pi)
-    torch.testing.assert_close(share, integral.diff(), atol=2e-3, rtol=0)
-
-
 def test_six_d_inside_reads_the_rotations() -> None:
     """A whole turn about a joint's axis is the same rotation, and so the same token; as axis-angle it is another."""
     normalizer = make_normalizer().float()

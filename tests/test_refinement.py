@@ -11,8 +11,7 @@ import torch
 from helpers import assert_close, assert_same, far_apart, gaussian_prior, generator, leaves, make_prior, random_pairs
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
-from interhand_prior.canonical import SLICES
-from interhand_prior.directions import canonical_pair
+from interhand_prior.canonical import SLICES, canonical_pair
 from interhand_prior.geometry import min_distance, mutual_penetration_loss
 
 

@@ -27,8 +27,9 @@ from torch import Tensor
 from interhand_prior import TwoHandPrior, TwoHands, sds_loss
 from interhand_prior.canonical import SLICES, Normalizer, to_canonical
 from interhand_prior.rotations import axis_angle_to_matrix
-from interhand_prior.sds import DEFAULT_GROUP_WEIGHTS, sds_terms
-from interhand_prior.uncertainty import Uncertainty
+from interhand_prior.sds.loss import DEFAULT_GROUP_WEIGHTS
+from interhand_prior.sds.terms import sds_terms
+from interhand_prior.sds.uncertainty import Uncertainty
 
 
 def loss_of(prior: TwoHandPrior, pairs: TwoHands, seed: int = 0, **options: Any) -> Tensor:

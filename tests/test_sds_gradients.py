@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
-from interhand_prior.canonical import SLICES
-from interhand_prior.directions import canonical_pair
+from interhand_prior.canonical import SLICES, canonical_pair
 from interhand_prior.rotations import axis_angle_to_matrix
 from interhand_prior.schedule import snr
-from interhand_prior.sds import sds_terms
+from interhand_prior.sds.terms import sds_terms
 
 ONLY_PLACE = {"hand_pose": 0.0, "betas": 0.0, "rot6d": 1.0, "transl": 1.0}
 

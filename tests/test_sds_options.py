@@ -23,7 +23,8 @@ from torch import Tensor
 from interhand_prior import TwoHandPrior, TwoHands, sds_loss
 from interhand_prior.canonical import SLICES, to_canonical
 from interhand_prior.rotations import axis_angle_to_matrix
-from interhand_prior.sds import DEFAULT_GROUP_WEIGHTS, sds_terms
+from interhand_prior.sds.loss import DEFAULT_GROUP_WEIGHTS
+from interhand_prior.sds.terms import sds_terms
 
 #: Every option at once; each test adds those that have sides.
 EVERY: dict[str, Any] = {

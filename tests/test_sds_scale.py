@@ -21,11 +21,10 @@ from sds_helpers import SIDES, confidence_of, exchanged, info_of, loss_of, noise
 from torch import Tensor
 
 from interhand_prior import TwoHandPrior, TwoHands, sds_loss
-from interhand_prior.canonical import SLICES
-from interhand_prior.directions import canonical_pair
+from interhand_prior.canonical import SLICES, canonical_pair
 from interhand_prior.plausibility import Calibration, log_residuals
-from interhand_prior.sds import sds_terms
-from interhand_prior.uncertainty import Uncertainty, measured, noise_table, placement_trust, pull
+from interhand_prior.sds.terms import sds_terms
+from interhand_prior.sds.uncertainty import Uncertainty, measured, noise_table, placement_trust, pull
 
 # Do no harm ------------------------------------------------------------------------------------------------------
 

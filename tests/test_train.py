@@ -21,7 +21,7 @@ from interhand_prior.schedule import CosineSchedule
 from interhand_prior.schedule import signal as signal_of
 from interhand_prior.train import TrainConfig, TrainingDiverged, train
 from interhand_prior.train.data import Batch, fingerprint, load_corpus, read_samples, to_vectors
-from interhand_prior.train.diffusion import DiffusionTask
+from interhand_prior.train.diffusion import DiffusionTask, diffusion_draws
 from interhand_prior.train.log import read_log
 from interhand_prior.train.trainer import Trainer, computes_in_bfloat16
 from interhand_prior.train.validation import LEVELS, validate
@@ -463,3 +463,14 @@ def test_a_failing_disk_during_a_save_leaves_the_state(
         run(pairs, tmp_path, resume=True)
     monkeypatch.undo()
     assert state_of(tmp_path)[0]["position"]["step"] == 3
+
+
+def test_more_middle_levels_have_their_density() -> None:
+    """Counts in ten bins of the time axis against the integral of 1 - cos(2 pi u) / 2."""
+    seed = torch.Generator().manual_seed(0)
+    draws = diffusion_draws(20_000, 1, CosineSchedule(), min_sigma=1e-3, levels="middle", generator=seed)
+    share = torch.histc(torch.asin(draws.sigma) * (2 / torch.pi), 10, 0, 1) / 20_000
+    edges = torch.linspace(0, 1, 11)
+    torch.testing.assert_close(
+        share, (edges - torch.sin(2 * torch.pi * edges) / (4 * torch.pi)).diff(), atol=2e-3, rtol=0
+    )

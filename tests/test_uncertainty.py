@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
-from interhand_prior.canonical import SLICES
-from interhand_prior.directions import canonical_pair
+from interhand_prior.canonical import SLICES, canonical_pair
 from interhand_prior.plausibility import BLOCKS, LEVELS, Calibration, log_residuals
 from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from interhand_prior.uncertainty import (
+from interhand_prior.sds.uncertainty import (
     FACTORS,
     ORDINARY,
     Uncertainty,
@@ -29,7 +28,7 @@ from interhand_prior.uncertainty import (
     placement_trust,
     pull,
 )
-from interhand_prior.uncertainty import LEVELS as HELD
+from interhand_prior.sds.uncertainty import LEVELS as HELD
 
 seeds = st.integers(0, 2**16)
 sizes = st.floats(0, 2)

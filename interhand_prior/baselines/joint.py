@@ -222,7 +222,9 @@ class JointDiffusion(JointMethod):
     def draw(network: nn.Module, size: int, config: TrainConfig, generator: torch.Generator) -> Draws:
         """Levels and noise."""
         schedule = JointDiffusion.schedule
-        return diffusion_draws(size, JOINT, schedule, min_sigma=config.min_sigma, generator=generator)
+        return diffusion_draws(
+            size, JOINT, schedule, min_sigma=config.min_sigma, levels=config.levels, generator=generator
+        )
 
     @staticmethod
     def loss(network: nn.Module, joint: Tensor, draws: Draws) -> Tensor:

@@ -23,7 +23,7 @@ class Calibration:
 
     Attributes:
         table: (levels, blocks, 101).
-        noise_table: what `uncertainty.noise_table` found; None in folders that were stored by a version without it.
+        noise_table: what `sds.uncertainty.noise_table` found; None in folders that were stored by a version without it.
     """
 
     table: Tensor

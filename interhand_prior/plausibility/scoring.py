@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..directions import canonical_pair
+from ..canonical import canonical_pair
 from ..params import TwoHands
 from .corruption import PLACEMENT, corrupted, noisy_fingers, strayed
 from .critic import Critic, fit_critic

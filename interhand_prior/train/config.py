@@ -47,6 +47,9 @@ class TrainConfig:
     mirror: bool = _option(True, "also train on the mirrored pairs (Algorithm 1, line 2)")
     ema: float = _option(0.9995, "decay of the averaged weights, which are the ones kept; 0 switches it off")
     ema_warmup: float = _option(20.0, "the decay at step n is at most (n + 1) / (n + this)")
+    levels: Literal["uniform", "middle"] = _option(
+        "uniform", "noise levels drawn: alike over the time axis, or three times as many in its middle as at its ends"
+    )
     min_sigma: float = _option(1e-3, "lowest noise level drawn; below it float32 has no digits left")
     seed: int = _option(0, "of initial weights, order, levels and noise")
     amp: Literal["auto", "on", "off"] = _option("auto", "bfloat16 autocast; auto: where the hardware computes in it")

@@ -23,16 +23,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .canonical import SIZE, SLICES, Side, without_place
-from .checked import present
-from .directions import canonical_pair
-from .params import FIELDS, HandLike, HandParams, TwoHands
-from .rotations import mirror_axis_angle
-from .sampling import check_draws, chosen_generator, sample
+from ..canonical import SIZE, SLICES, Side, canonical_pair, without_place
+from ..checked import present
+from ..params import FIELDS, HandLike, HandParams, TwoHands
+from ..rotations import mirror_axis_angle
+from ..sampling import check_draws, chosen_generator, sample
 from .separation import joined, separate_pairs, split
 
 if TYPE_CHECKING:
-    from .prior import TwoHandPrior
+    from ..prior import TwoHandPrior
 
 __all__ = ["FINGERS", "complete", "complete_fingers"]
 

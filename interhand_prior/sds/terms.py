@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .canonical import SLICES, Side, from_canonical, to_canonical, without_place
-from .directions import canonical_pair
+from ..canonical import SLICES, Side, canonical_pair, from_canonical, to_canonical, without_place
+from ..params import HandParams, TwoHands
+from ..plausibility import log_residuals, placement_gate
+from ..schedule import add_noise, snr
 from .levels import DEFAULT_SIGMA, Level, check_level, draw_level, per_pair
-from .params import HandParams, TwoHands
-from .plausibility import log_residuals, placement_gate
-from .schedule import add_noise, snr
 from .uncertainty import Uncertainty, measured, placement_trust, pull
 
 if TYPE_CHECKING:
-    from .prior import TwoHandPrior
+    from ..prior import TwoHandPrior
 
 __all__ = ["AnchorSide", "SDSTerms", "denoised_pair", "sds_terms"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .schedule import check_sigma
+from ..schedule import check_sigma
 
 __all__ = ["DEFAULT_SIGMA", "Anneal", "Level", "check_level", "draw_level", "per_pair"]
 

@@ -47,17 +47,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .canonical import SIZE, SLICES, Normalizer
-from .directions import canonical_pair
+from ..canonical import SIZE, SLICES, Normalizer, canonical_pair
+from ..params import HandParams, TwoHands
+from ..plausibility import BLOCKS, log_residuals
+from ..rotations import axis_angle_to_matrix
+from ..schedule import snr
 from .levels import DEFAULT_SIGMA
-from .params import HandParams, TwoHands
-from .plausibility import BLOCKS, log_residuals
-from .rotations import axis_angle_to_matrix
-from .schedule import snr
 
 if TYPE_CHECKING:
-    from .plausibility import Calibration
-    from .prior import TwoHandPrior
+    from ..plausibility import Calibration
+    from ..prior import TwoHandPrior
 
 __all__ = ["FACTORS", "LEVELS", "ORDINARY", "Pull", "Uncertainty", "measured", "noise_table", "placement_trust", "pull"]
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .geometry import (
+from ..geometry import (
     MAX_DISTANCE,
     boundary_vertices,
     mutual_nearest_distances,
@@ -28,9 +28,9 @@ from .geometry import (
     take_vertices,
     vertex_normals,
 )
-from .guidance.anti_penetration import boxes_near, nearest_few
-from .hands import HandPair
-from .params import FIELDS, HandParams, TwoHands
+from ..guidance.anti_penetration import boxes_near, nearest_few
+from ..hands import HandPair
+from ..params import FIELDS, HandParams, TwoHands
 
 __all__ = ["CLIP", "TOLERANCE", "WATCHED", "joined", "separate", "separate_pairs", "split"]
 

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .canonical import SIZE
-from .checked import present
-from .levels import Anneal
-from .params import FIELDS, TwoHands
-from .sds import sds_loss
+from ..canonical import SIZE
+from ..checked import present
+from ..params import FIELDS, TwoHands
+from ..sds import sds_loss
+from ..sds.levels import Anneal
 from .separation import joined, separate_pairs, split
 
 if TYPE_CHECKING:
-    from .prior import TwoHandPrior
+    from ..prior import TwoHandPrior
 
 __all__ = ["refine"]
 

@@ -3,7 +3,7 @@
     L_reg = || S(D_phi, x_l, x_r) - (x_l, x_r) ||,
 
 where S noises the current pair once to a level sigma and denoises it once, the right hand given the left and the
-left given the right (sds_terms.py). D_phi and the noised input are detached; the gradient reaches both hands'
+left given the right (terms.py). D_phi and the noised input are detached; the gradient reaches both hands'
 parameters through the residual r alone, relative rotation and translation included. Squared, a pair's loss is
 
     sum over directions d and entries i of  w_i  alpha_bar / (1 - alpha_bar)  r_di^2,      w_i: the group's weight.
@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from .canonical import SLICES, Normalizer
+from ..canonical import SLICES, Normalizer
+from ..params import HandLike, HandParams, TwoHands, check_same_place
 from .levels import DEFAULT_SIGMA, Anneal, Level, per_pair
-from .params import HandLike, HandParams, TwoHands, check_same_place
-from .sds_terms import AnchorSide, SDSTerms, denoised_pair, sds_terms
+from .terms import AnchorSide, SDSTerms, denoised_pair, sds_terms
 from .uncertainty import Uncertainty
 
 if TYPE_CHECKING:
-    from .hands import HandPair
-    from .prior import TwoHandPrior
+    from ..hands import HandPair
+    from ..prior import TwoHandPrior
 
 __all__ = [
     "DEFAULT_GROUP_WEIGHTS",
