@@ -8,7 +8,7 @@ sigma / sqrt(alpha_bar) (Tweedie's formula). Smoothing weakens the pull; twice t
 Level. Artificial errors far above s destroy what the estimate knows; far below s the network looks at vectors such as
 it has never seen. So
 
-    sigma / sqrt(alpha_bar) = 0.6 rms(s),        sigma held within LEVELS = [0.3, 0.65].
+    sigma / sqrt(alpha_bar) = 0.6 rms(s),        sigma held within LEVELS = [0.25, 0.45].
 
 Weight. With s in the data term the balance is right at any s, if the prior is. But it was learned from other hands, and
 most loops have a data term of one strength for good and bad estimates alike. So each entry's weight is multiplied by
@@ -27,10 +27,11 @@ rotations, of size o about each axis, make errors of variance
 
 with s_j the errors of transl. A tenth of a radian moves hands that are 20 cm apart by 2 cm.
 
-Where the prior has seen nothing it must not pull: as d^2 = |t|^2 of the normalised offset, about chi-squared with three
-degrees of freedom over the prior's pairs, goes from the 70th to the 95th percentile, the placement's weights go to 0.
-Hands 20 cm farther apart than usual are beyond. (Large errors make d^2 larger, and the pull weaker than it could be;
-d^2 over 1 + s^2 was tried, and pulled far hands together where the depth is known to 8 cm only.)
+Where the prior has seen nothing it must not pull. With t the normalised offset of the estimate and S the covariance of
+its errors, N(t; 0, I + S) is how likely it is for a pair of the prior's kind, N(t; 0, 9 I + S) for one that stands
+anywhere; the placement's weights are multiplied by the first one's share of the two, over its share at t = 0. An offset of 20 cm is far out
+where it is well known, sideways for instance, and may be an error where nothing is known, along the line of sight: so S
+must be whole, not its diagonal.
 
 What nobody has told can be measured: noise raises the residuals of the fingers (plausibility), and a table of them over
 held-out pairs with known noise says which noise explains them. Residuals of the placement tell noise from an unfamiliar
@@ -61,12 +62,13 @@ if TYPE_CHECKING:
 __all__ = ["FACTORS", "LEVELS", "ORDINARY", "Pull", "Uncertainty", "measured", "noise_table", "placement_trust", "pull"]
 
 #: Lowest and highest level.
-LEVELS = (0.3, 0.65)
+LEVELS = (0.25, 0.45)
 _LEVEL_SHARE = 0.6
 _KNOWN = DEFAULT_SIGMA**2 / (1 - DEFAULT_SIGMA**2)
 _LARGEST = 1e3  # an infinite standard deviation times a lever of zero would be NaN
+_WIDEST = 10.0  # radians, metres: the same of a covariance, whose digits must hold what is known beside what is not
 _BONE = 0.0915  # x of the middle-MCP joint seen from the wrist, left hand at rest, metres; y and z are nearly zero
-_NEAR, _FAR = 3.66, 7.81  # 70th and 95th percentile of the chi-squared distribution with three degrees of freedom
+_ANYWHERE = 3.0  # deviation of the offsets of pairs that stand anywhere, in units of the prior's own
 _JOINTS = 15
 #: Multiples of ORDINARY at which residuals are tabulated.
 FACTORS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
@@ -148,42 +150,80 @@ def pull(uncertainty: Uncertainty, normalizer: Normalizer, partner: Tensor, orie
     Raises:
         ValueError: a tensor of the uncertainty has a shape that the pairs do not have.
     """
-    variance = error_variance(uncertainty, normalizer, partner.detach(), orient)
+    partner = partner.detach()
+    covariance = placement_covariance(uncertainty, normalizer, partner, orient)
+    variance = error_variance(uncertainty, normalizer, partner, covariance)
     noise = _LEVEL_SHARE * variance.mean((0, -1)).sqrt()
     sigma = (noise / (1 + noise.square()).sqrt()).clamp(*LEVELS)
     factors = snr(sigma)[..., None] * variance / (variance + _KNOWN)
-    away = partner.detach()[..., SLICES["transl"]].square().sum(-1).mean(0)
-    near = ((_FAR - away) / (_FAR - _NEAR)).clamp(0, 1)
+    known_place = familiar(partner[..., SLICES["transl"]], covariance)
     relative = torch.arange(SIZE, device=partner.device) >= SLICES["relative"].start
     # Two directions see the placement: half of it each.
-    return Pull(sigma, factors * torch.where(relative, 0.5 * near[..., None], 1))
+    return Pull(sigma, factors * torch.where(relative, 0.5 * known_place[..., None], 1))
 
 
-def error_variance(
-    uncertainty: Uncertainty, normalizer: Normalizer, partner: Tensor, orient: Tensor | None = None
-) -> Tensor:
-    """Variances (2, ..., 64) of the errors of normalised partners; see `pull` and the head of this module."""
+def error_variance(uncertainty: Uncertainty, normalizer: Normalizer, partner: Tensor, placement: Tensor) -> Tensor:
+    """Variances (2, ..., 64) of the errors of normalised partners, `placement` their `placement_covariance`."""
     shape = partner.shape[1:-1]
     pose = _squared("hand_pose", uncertainty.hand_pose, partner, shape, _JOINTS).repeat_interleave(3, -1)
     betas = _squared("betas", uncertainty.betas, partner, shape)
     turn = _squared("global_orient", uncertainty.global_orient, partner, shape)
-    place = _squared("transl", uncertainty.transl, partner, shape, 3)
+    rows = normalizer.partner_inverse(partner)[..., SLICES["rot6d"]].clamp(-1, 1).square()
+    parts = {"hand_pose": pose, "betas": betas, "rot6d": 2 * turn * (1 - rows)}
+    width = lambda name: SLICES[name].stop - SLICES[name].start
+    variance = torch.cat([part.expand(*partner.shape[:-1], width(name)) for name, part in parts.items()], -1)
+    variance = variance / normalizer.std[: SLICES["transl"].start].to(partner).square()
+    return torch.cat((variance, placement.diagonal(dim1=-2, dim2=-1)), -1)
+
+
+def placement_covariance(
+    uncertainty: Uncertainty, normalizer: Normalizer, partner: Tensor, orient: Tensor | None = None
+) -> Tensor:
+    """Covariances (2, ..., 3, 3) of the errors of normalised offsets; see `pull` and the head of this module."""
+    shape = partner.shape[1:-1]
+    turn = _squared("global_orient", uncertainty.global_orient, partner, shape).clamp_max(_WIDEST**2)
+    place = _squared("transl", uncertainty.transl, partner, shape, 3).clamp_max(_WIDEST**2)
     vector = normalizer.partner_inverse(partner)
-    rows = vector[..., SLICES["rot6d"]].clamp(-1, 1).square()
-    first = rows[..., [0, 3]]
-    first = torch.cat((first, 1 - first.sum(-1, keepdim=True)), -1).clamp_min(0)  # of the first column of R
+    first, second = vector[..., SLICES["rot6d"]].clamp(-1, 1).unflatten(-1, (2, 3)).unbind(-2)
+    column = torch.stack((first[..., 0], second[..., 0], torch.linalg.cross(first, second)[..., 0]), -1)
     # Whichever the anchor is, in its frame the anchor is a left hand.
     lever = vector[..., SLICES["transl"]] + partner.new_tensor((_BONE, 0.0, 0.0))
     if orient is None:
-        place = place.mean(-1, keepdim=True)
+        covariance = torch.diag_embed(place.mean(-1, keepdim=True).expand(*shape, 3)).expand(2, *shape, 3, 3)
     else:
-        place = (axis_angle_to_matrix(orient).mT.square() @ place[..., None])[..., 0]
-    square = lever.square()
-    levers = square.sum(-1, keepdim=True) - square + _BONE**2 * (1 - first)
-    parts = {"hand_pose": pose, "betas": betas, "rot6d": 2 * turn * (1 - rows), "transl": place + turn * levers}
-    width = lambda name: SLICES[name].stop - SLICES[name].start
-    variance = torch.cat([part.expand(*partner.shape[:-1], width(name)) for name, part in parts.items()], -1)
-    return variance / normalizer.std.to(partner).square()
+        # Mirrored where the right hand is the anchor.
+        gamma = torch.stack((orient.new_ones(3), orient.new_tensor((-1.0, 1.0, 1.0))))
+        rotation = axis_angle_to_matrix(orient).mT * gamma.view(2, *[1] * len(shape), 3, 1)
+        # Written out: autocast would round a matrix product.
+        covariance = (rotation[..., :, None, :] * rotation[..., None, :, :] * place[..., None, None, :]).sum(-1)
+    identity = torch.eye(3, dtype=partner.dtype, device=partner.device)
+    for c in (lever, _BONE * column):
+        across = c.square().sum(-1)[..., None, None] * identity - c[..., :, None] * c[..., None, :]
+        covariance = covariance + turn[..., None] * across
+    std = normalizer.std[SLICES["transl"]].to(partner)
+    return covariance / (std[:, None] * std)
+
+
+def familiar(offset: Tensor, covariance: Tensor) -> Tensor:
+    """How probably a pair is of the prior's kind rather than one that stands anywhere, of two kinds equally frequent.
+
+    Args:
+        offset: (2, ..., 3) normalised, seen from both hands.
+        covariance: (2, ..., 3, 3) of its errors.
+
+    Returns:
+        (...) in [0, 1], in units of what it is where the prior's pairs are on average.
+    """
+    identity = torch.eye(3, dtype=offset.dtype, device=offset.device)
+
+    def log_density(variance: float) -> tuple[Tensor, Tensor]:
+        """At zero, and what the offset takes from it; both averaged over the two views, but for a constant."""
+        factor = torch.linalg.cholesky_ex(variance * identity + covariance).L
+        off = torch.linalg.solve_triangular(factor, offset[..., None], upper=False)[..., 0]
+        return -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).mean(0), -0.5 * off.square().sum(-1).mean(0)
+
+    (near, near_off), (far, far_off) = log_density(1.0), log_density(_ANYWHERE**2)
+    return (near + near_off - far - far_off).sigmoid() / (near - far).sigmoid()
 
 
 def measured(calibration: Calibration, residuals: Tensor) -> Uncertainty:
