@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import sys
@@ -181,12 +182,25 @@ def test_losses_of_the_truth_are_zero(images: scenes.Images) -> None:
     lifted, image = truth_as_lifted(images), scenes.project(images.joints)
     assert float(learn.solid_loss(lifted, images.joints, images, NUMBER)) == pytest.approx(0, abs=1e-4)
     everywhere = torch.ones_like(images.labelled)
-    assert float(learn.flat_loss(images.joints, lifted.apart, image, everywhere)) == pytest.approx(0, abs=1e-3)
-    moved = lifted.apart + torch.tensor((0.02, 0.0, 0.0))
+    assert float(learn.flat_loss(images.joints, image, everywhere)) == pytest.approx(0, abs=1e-3)
     depth = images.joints[..., 2]
-    distance = 0.02 * (depth.mean((1, 2))[:, None, None] / depth).mean()  # both hands are put by the other, once
-    loss = float(learn.flat_loss(images.joints, moved, image, everywhere))
-    assert loss == pytest.approx(50 * float(distance), rel=0.1)
+    moved = images.joints + torch.tensor((0.02, 0.0, 0.0))
+    loss = float(learn.flat_loss(moved, image, everywhere))
+    assert loss == pytest.approx(100 * 0.02 * float((depth.mean((1, 2))[:, None, None] / depth).mean()), rel=0.1)
+
+
+def test_labels_of_the_wild_teach_nothing_of_the_place(lifter: network.Lifter, images: scenes.Images) -> None:
+    """As in InterWild: the head between the hands learns from motion capture alone, and teaches the trunk nothing."""
+    lifter = copy.deepcopy(lifter)
+    lifted = lifter(images.seen, images.confidence)
+    joints = torch.stack(TwoHands(lifted.left, lifted.right, open_hands()).joints21(), 1)
+    learn.flat_loss(joints, images.labels, images.labelled).backward()
+    assert all(p.grad is None for p in lifter.join.parameters())
+    assert any(p.grad is not None for p in lifter.trunk.parameters())
+    lifter.zero_grad()
+    lifter(images.seen, images.confidence).apart.square().sum().backward()
+    assert all(p.grad is None for p in lifter.trunk.parameters())
+    assert all(p.grad is not None for p in lifter.join.parameters())
 
 
 # Errors --------------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def batch_loss(network: Lifter, mocap: Images, wild: Images, step: int = 0, pull
     joints = torch.stack(TwoHands(lifted.left, lifted.right, network.models).joints21(), 1)
     labels, labelled = torch.cat((mocap.labels, wild.labels)), torch.cat((mocap.labelled, wild.labelled))
     some = len(mocap)
-    loss = flat_loss(joints, lifted.apart, labels, labelled) + shape_loss(lifted, network.mean_pose)
+    loss = flat_loss(joints, labels, labelled) + shape_loss(lifted, network.mean_pose)
     loss = loss + solid_loss(lifted, joints[:some], mocap, some)
     if pull is not None:
         pair = lifted.pair(network.models)
@@ -125,27 +125,23 @@ def batch_loss(network: Lifter, mocap: Images, wild: Images, step: int = 0, pull
     return loss
 
 
-def flat_loss(joints: Tensor, apart: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
-    """Distance to annotated joints, of each hand by itself and of each put where the other one says that it is.
+def flat_loss(joints: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+    """Distance to annotated joints, each hand by itself: as in InterWild, 2D labels say nothing of what is between them.
 
     Args:
         joints: (N, 2, 21, 3) of each hand by itself.
-        apart: (N, 3) from the left wrist to the right one.
         labels: (N, 2, 21, 2); not read where `labelled` is 0.
         labelled: (N, 2, 21).
 
     Returns:
         The mean over pictures; in hundredths of a hand at half a metre, roughly.
     """
-    wrists = joints[:, :, 0]
-    other = torch.stack((wrists[:, 1] - apart, wrists[:, 0] + apart), 1)
-    moved = joints - wrists[:, :, None] + other[:, :, None]
-    image = project(torch.stack((joints, moved)))
+    image = project(joints)
     labels = torch.where(labelled[..., None] > 0, labels, image.detach())
     # Nearer hands are larger: an image distance times the depth is a distance in metres.
     depth = joints.detach()[..., 2].mean((1, 2)).clamp(0.2, 2.0)
     metres = smooth_norm(image - labels) * depth[:, None, None]
-    return 50.0 * (metres * labelled).sum((0, 2, 3)).mean() / labelled[0].numel()
+    return 100.0 * (metres * labelled).sum((1, 2)).mean() / labelled[0].numel()
 
 
 def shape_loss(lifted: Lifted, mean_pose: Tensor) -> Tensor:

@@ -126,7 +126,11 @@ class Lifter(nn.Module):
         for index, (side, model) in enumerate((("left", self.models.left), ("right", self.models.right))):
             one = hand[:, index].mirrored() if side == "left" else hand[:, index]
             both.append(replace(one, transl=wrist[:, index] - model.rest_joints(one.betas)[:, 0]))
-        return Lifted(both[0], both[1], _APART * self.join(features.flatten(1)))
+        # Where the wrists were if they were equally far, and what the head says beside it. As in InterWild, the head
+        # reads what has been seen of each hand and teaches that nothing.
+        far = torch.cat((ray, torch.ones_like(ray[..., :1])), -1) * depth.log().mean(1).exp()[:, None, None]
+        apart = (far[:, 1] - far[:, 0]).detach() + _APART * self.join(features.detach().flatten(1))
+        return Lifted(both[0], both[1], apart)
 
 
 def crop(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
