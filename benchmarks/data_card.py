@@ -1,5 +1,9 @@
 """The data card of a corpus, measured on its files: ``python benchmarks/data_card.py CORPUS --sheets``.
 
+A corpus is one that was made (`interhand-prior corpus`) or a data set that was imported (`corpus import`; give its
+hands, ``--hands MANO --out FOLDER``). The pairs of the latter have no kinds: they are told apart by the object in the
+hands, or by sequence, and what was wanted of the made corpus is not asked of them.
+
 Writes ``benchmarks/results/data_card.json`` and ``benchmarks/data_card/``: README.md, and with ``--sheets`` a picture
 of six pairs of every kind of contact. ``--workers 2`` halves the time of the meshes, about half of all.
 
@@ -33,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interhand_prior import TwoHands
+from interhand_prior.data.groups import groups_of
 from interhand_prior.data.synthetic.marginals import (
     JOINT_NAMES,
     POSE_MEAN,
@@ -42,12 +47,15 @@ from interhand_prior.data.synthetic.marginals import (
     compare_marginals,
 )
 from interhand_prior.data.synthetic.statistics import relative_pose
+from interhand_prior.hands import HandPair, load_hands
 
 FOLDER = Path(__file__).with_name("data_card")
 _FILE = re.compile(r"(single-)?([a-z]+)-\d{5}\.npz")
 _ORDER = ("test", "val", "train")  # surfaces and pictures are taken from the first that is there
 #: Scale of the effective number, mm of mean joint distance; pairs it is taken of.
 SCALE_MM, OF = 25.0, 200
+#: What the card says of the manifest.
+_FACTS = ("kind", "dataset", "convention", "version", "hands", "config", "selection", "left_out", "objects", "complete")
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 
@@ -58,17 +66,23 @@ class Corpus(NamedTuple):
     pairs: dict[str, TwoHands]
     singles: dict[str, TwoHands]
 
+    @property
+    def imported(self) -> bool:
+        """Whether it is a data set, not a made corpus."""
+        return self.manifest.get("kind") == "import"
 
-def read_corpus(folder: Path) -> Corpus:
-    """Read every shard.
+
+def read_corpus(folder: Path, hands: HandPair | None = None) -> Corpus:
+    """Read every shard; `hands` are those that the parameters belong to, by default the open hand.
 
     Raises:
         FileNotFoundError: there are no shards of pairs.
+        ValueError: the parameters belong to other hands; a shard is damaged.
     """
     found: dict[tuple[bool, str], list[TwoHands]] = {}
     for path in sorted(folder.glob("*.npz")):
         if match := _FILE.fullmatch(path.name):
-            found.setdefault((match[1] is not None, match[2]), []).append(TwoHands.load(path))
+            found.setdefault((match[1] is not None, match[2]), []).append(TwoHands.load(path, hands=hands))
     manifest = folder / "manifest.json"
     facts = json.loads(manifest.read_text()) if manifest.exists() else {}
     joined = {key: TwoHands.cat(shards) for key, shards in found.items()}
@@ -77,11 +91,6 @@ def read_corpus(folder: Path) -> Corpus:
     if not by(False):
         raise FileNotFoundError(f"{folder} holds no shards of pairs; `interhand-prior corpus {folder}` makes one")
     return Corpus(facts, by(False), by(True))
-
-
-def kinds_of(hands: TwoHands) -> NDArray[np.str_]:
-    """(N,) the name of each sample's kind."""
-    return np.asarray(hands.extras.get("archetype", np.full(len(hands), "unnamed")), dtype=str)
 
 
 def spaced(count: int, limit: int) -> NDArray[np.int64]:
@@ -165,7 +174,7 @@ def relative_moments(pairs: TwoHands) -> dict[str, Any]:
         "published mean": REL_MEAN,
         "offset in published sd": (rel.mean(0) - REL_MEAN) / REL_VAR.sqrt(),
         "place offset mm": 1e3 * (rel.mean(0) - REL_MEAN)[6:],
-        "variance ratio": rel.var(0) / REL_VAR,
+        "variance ratio": rel.var(0, correction=min(1, len(rel) - 1)) / REL_VAR,
     }
 
 
@@ -245,7 +254,7 @@ def acceptance(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def measure(corpus: Corpus, args: argparse.Namespace) -> dict[str, Any]:
     """All numbers of the card."""
     everything = TwoHands.cat(list(corpus.pairs.values()))
-    kinds = kinds_of(everything)
+    called, kinds = groups_of(everything)
     first = len(next(iter(corpus.pairs.values())))
     rows, even = surface_rows(kinds, first, args.surfaces, args.per_kind)
     values = surfaces.measure_all(everything[torch.from_numpy(rows)], args.workers, not args.quiet)
@@ -273,7 +282,8 @@ def measure(corpus: Corpus, args: argparse.Namespace) -> dict[str, Any]:
     near = neighbours(corpus.pairs, args.queries) if "train" in corpus.pairs else None
     return {
         "seed": args.seed,
-        "corpus": {k: v for k, v in corpus.manifest.items() if k in ("version", "hands", "config", "complete")},
+        "corpus": {k: v for k, v in corpus.manifest.items() if k in _FACTS},
+        "kinds are": called,
         "splits": {split: len(hands) for split, hands in corpus.pairs.items()},
         "single hands": {split: single_row(hands) for split, hands in corpus.singles.items()},
         "generation": made,
@@ -304,7 +314,7 @@ def noted(pairs: TwoHands, values: surfaces.Values) -> dict[str, float] | None:
 def single_row(hands: TwoHands) -> dict[str, Any]:
     """Hands alone: how many, of which side and kind, and their marginals."""
     left, right = hands.valid
-    names, counts = np.unique(kinds_of(hands), return_counts=True)
+    names, counts = np.unique(groups_of(hands)[1], return_counts=True)
     pose = poses.hand_poses(hands)
     return {
         "samples": len(hands),
@@ -319,6 +329,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, draw, and write the card; returns the numbers."""
     parser = argparse.ArgumentParser(description="The data card of a corpus, measured on its files.")
     parser.add_argument("corpus", type=Path, nargs="?", help="folder of shards, as `interhand-prior corpus` makes it")
+    parser.add_argument("--hands", metavar="FOLDER", help="folder with MANO files, if the pairs belong to MANO")
     parser.add_argument("--sheets", action="store_true", help="draw a contact sheet for every kind")
     parser.add_argument("--real", type=Path, help="a Leap tracker's .npz: how far real pairs are from the corpus")
     parser.add_argument("--surfaces", type=int, default=8000, help="pairs whose meshes are measured")
@@ -338,9 +349,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error("name the folder of a corpus")
     began = time.perf_counter()
     try:
-        corpus = read_corpus(args.corpus)
-    except FileNotFoundError as error:
+        corpus = read_corpus(args.corpus, None if args.hands is None else load_hands(args.hands))
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
+    if corpus.imported and args.out is None:
+        parser.error("give --out FOLDER: the checkout's card is that of the made corpus")
     numbers = measure(corpus, args)
     if args.real is not None:
         from card.real import real_neighbours

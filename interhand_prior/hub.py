@@ -2,8 +2,9 @@
 
 A Hub repository is treated like a folder that must first be fetched. Exactly two files are asked for,
 `config.json` and `model.safetensors`, both from one commit: the first answer fixes the commit, the second
-file is asked for by its hash. They are then verified like any other checkpoint (see `checkpoint.py`). The Hub
-client is imported only here and only when it is needed.
+file is asked for by its hash. They are then verified like any other checkpoint (see `checkpoint.py`). What is pushed
+goes there in one commit, on top of the one whose model card was read. The Hub client is imported only here and only
+when it is needed.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .checkpoint import CONFIG_NAME, WEIGHTS_NAME, CheckpointError, read_checkpoint
+from .card import CARD_NAME, card_to_send, model_card, read_card
+from .checkpoint import CONFIG_NAME, WEIGHTS_NAME, CheckpointError
 
 if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
     from .prior import TwoHandPrior
 
 __all__ = ["fetch_prior", "load_prior", "push_folder"]
 
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parent / "assets" / "prior"
-CARD_NAME = "README.md"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w]", re.ASCII)
 _HTTP_CLIENTS = {"httpx", "httpx2", "requests", "urllib3"}  # of the Hub client, by version
@@ -70,7 +74,15 @@ def load_prior(
     folder = fetch_prior(source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
     from .prior import TwoHandPrior
 
-    return TwoHandPrior.from_folder(folder, device=device, dtype=dtype, hands=hands)
+    try:
+        return TwoHandPrior.from_folder(folder, device=device, dtype=dtype, hands=hands)
+    except CheckpointError as error:
+        if folder.parent.name != "snapshots":  # of the Hub cache, which would give the same file again
+            raise
+        raise CheckpointError(
+            f"{error} If the repository on the Hub is whole, its copy in the cache is not: delete"
+            f" {folder.parent.parent} and load it again."
+        ) from error
 
 
 def fetch_prior(
@@ -116,10 +128,12 @@ def push_folder(
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str = "Upload two-hand prior",
+    replace_card: bool | None = None,
 ) -> str:
     """Upload a checkpoint folder to the Hub in one commit, making the repository if need be.
 
-    The folder is verified first; only `config.json`, `model.safetensors` and a `README.md` are sent.
+    The folder is verified first; only `config.json`, `model.safetensors` and a `README.md` are sent. That is the
+    folder's card, or is made (see `card.py`). A card that the repository has keeps what a person has written there.
 
     Args:
         folder: what `save_pretrained` wrote.
@@ -128,6 +142,8 @@ def push_folder(
         token: with write access; default: the one the Hub client has stored.
         revision: branch to commit to, made if missing; default: the main branch.
         commit_message: first line of the commit.
+        replace_card: where the folder's card and the repository's were both edited: True sends the folder's, False
+            keeps the repository's. Default: refuse.
 
     Returns:
         The hash of the commit: `load_prior(repo_id, revision=hash)` is this prior for ever.
@@ -136,29 +152,52 @@ def push_folder(
         ValueError: `repo_id` is not "owner/repository".
         PermissionError: the token is missing or may not write there.
         ConnectionError: the Hub did not answer.
-        CheckpointError, FileNotFoundError: the folder is not a valid checkpoint. Nothing was sent.
+        CheckpointError, FileNotFoundError: the folder does not hold a whole prior. Nothing was sent.
+        FileExistsError: two cards were edited, and `replace_card` does not say which is to stand. Nothing was sent.
     """
     if not _REPOSITORY.fullmatch(repo_id):
         raise ValueError(f'repo_id must look like "owner/repository", got {repo_id!r}.')
     folder = Path(folder)
-    read_checkpoint(folder)
+    from .prior import TwoHandPrior
+
+    prior = TwoHandPrior.from_folder(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=_endpoint(), token=token)
-    names = [n for n in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME) if (folder / n).is_file()]
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
+        parent = api.repo_info(repo_id, revision=revision).sha
+        stored = _stored_card(api, repo_id, parent)
+        card = card_to_send(read_card(folder / CARD_NAME), stored, model_card(prior, repo_id), replace=replace_card)
+        contents: dict[str, Path | bytes] = {name: folder / name for name in (CONFIG_NAME, WEIGHTS_NAME)}
+        if card != stored:
+            contents[CARD_NAME] = card.encode("utf-8", "surrogateescape")
         info = api.create_commit(
             repo_id,
-            operations=[CommitOperationAdd(path_in_repo=n, path_or_fileobj=folder / n) for n in names],
+            operations=[CommitOperationAdd(path_in_repo=n, path_or_fileobj=c) for n, c in contents.items()],
             commit_message=commit_message,
             revision=revision,
+            # Whoever edits the card on the Hub in between is not overwritten: the Hub then refuses the commit.
+            parent_commit=parent,
         )
     except Exception as error:
         raise _translate(error, f"cannot upload to {repo_id!r}") from error
     return str(info.oid)
+
+
+def _stored_card(api: HfApi, repo_id: str, commit: str | None) -> str | None:
+    """The card that a repository has at a commit."""
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return read_card(Path(api.hf_hub_download(repo_id, CARD_NAME, revision=commit, cache_dir=folder)))
+        except LocalEntryNotFoundError:  # the Hub did not answer: it may have one
+            raise
+        except EntryNotFoundError:
+            return None
 
 
 def _download(
@@ -200,9 +239,10 @@ def _translate(error: Exception, what: str, local_files_only: bool = False) -> E
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
+        said = " ".join((getattr(error, "server_message", None) or "").split())
         return PermissionError(
             f"{what}: the repository is gated. Accept its terms on its page, then log in (`hf auth login`) or"
-            " pass token=... of that account."
+            f" pass token=... of that account.{said and f' The Hub says: {said}'}"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return FileNotFoundError(
@@ -227,6 +267,8 @@ def _translate(error: Exception, what: str, local_files_only: bool = False) -> E
             f"{what}: the repository lacks {CONFIG_NAME} or {WEIGHTS_NAME}. It is not a prior saved by this"
             " library; weights in pickle formats (.bin, .pt) are never opened."
         )
+    if status == 412:
+        return ConnectionError(f"{what}: the repository was changed meanwhile. Nothing was sent; push again.")
     if status in (401, 403):
         return PermissionError(f"{what}: the Hub refused the token (HTTP {status}). Pass token=... with access.")
     if isinstance(error, errors.HfHubHTTPError):

@@ -6,6 +6,7 @@ hand parameters --canonical--> vectors --normaliser--> x --schedule, denoiser-->
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,8 @@ class TwoHandPrior(nn.Module):
             `interhand_prior.hands.load_hands`).
         calibration: quantiles of its residuals on held-out pairs, for the placement gate.
         critics: what `score` asks.
-        info: facts about its making (corpus, seed, ...), JSON values; kept in config.json.
+        info: facts about its making (corpus, seed, ...), JSON values; kept in config.json and shown on its card
+            (see `card.model_card`), such as "licence", that of the weights.
     """
 
     probe_noise: Tensor
@@ -319,7 +321,11 @@ class TwoHandPrior(nn.Module):
         return PairSurfaces(anchor, partner, model_a.faces.to(self.device), model_p.faces.to(self.device))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
-        """Write config.json and model.safetensors, whole or not at all.
+        """Write config.json and model.safetensors, whole or not at all, and then a model card, README.md.
+
+        The card is made of what the prior records: data, licences (`prior.info["licence"]` is that of the weights),
+        recipe, numbers, limits. A card that is there keeps what a person has written: outside of the made part it stays
+        as it is, and one without an untouched made part is left alone.
 
         Args:
             folder: made if missing.
@@ -353,13 +359,15 @@ class TwoHandPrior(nn.Module):
         return cls(*parts, hands=hands, **options).to(device=device, dtype=dtype)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload to the Hugging Face Hub; for the options see `interhand_prior.hub.push_folder`.
+        """Upload to the Hugging Face Hub, with a model card, in one commit.
+
+        Args:
+            repo_id: "owner/repository".
+            options: of `interhand_prior.hub.push_folder`: private, token, revision, commit_message, replace_card.
 
         Returns:
             The commit hash: `load_prior(repo_id, revision=hash)` is this prior for ever.
         """
-        import tempfile
-
         from .hub import push_folder
 
         with tempfile.TemporaryDirectory() as folder:

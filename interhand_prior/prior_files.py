@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .canonical import SIZE, Normalizer
+from .card import model_card, write_card
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .denoiser import ConditionalDenoiser
 from .networks import make_denoiser, network_config, network_facts
@@ -29,7 +30,7 @@ _PARTS = ("denoiser", "normalizer", "calibration", "critics")
 
 
 def save_prior(prior: TwoHandPrior, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Path:
-    """Write config.json and model.safetensors; see `TwoHandPrior.save_pretrained`."""
+    """Write config.json, model.safetensors and README.md; see `TwoHandPrior.save_pretrained`."""
     state = prior.denoiser.state_dict(prefix="denoiser.")
     tensors: dict[str, Tensor] = {name: value.to(dtype) if dtype else value for name, value in state.items()}
     tensors |= prior.normalizer.state_dict(prefix="normalizer.")
@@ -44,7 +45,10 @@ def save_prior(prior: TwoHandPrior, folder: str | os.PathLike[str], dtype: torch
         "vector": SIZE,
         "info": prior.info,
     }
-    return write_checkpoint(folder, config, tensors)
+    card = model_card(prior)
+    path = write_checkpoint(folder, config, tensors)
+    write_card(path, card)
+    return path
 
 
 def read_prior(

@@ -6,9 +6,7 @@ play as they are for a person with MANO.
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +15,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_sets import (
+    MAKERS,
+    METRES,
+    Malicious,
+    assert_vertices,
+    joined,
+    make_h2o,
+    make_hic,
+    make_hot3d,
+    make_intaghand,
+    make_interhand,
+    make_reinterhand,
+    read,
+)
 from helpers import far_apart, random_pairs
 
 from interhand_prior import TwoHands
-from interhand_prior.convert import (
-    hands_to_arctic,
-    hands_to_intaghand,
-    hands_to_interhand26m,
-    refit_left,
-    with_released_left,
-)
-from interhand_prior.data import arctic, base
+from interhand_prior.convert import with_released_left
+from interhand_prior.data import base
 from interhand_prior.data.__main__ import main
-from interhand_prior.data.base import OPENPOSE, Batch, Selection, stable_split
+from interhand_prior.data.base import Selection, stable_split
 from interhand_prior.data.checking import check
 from interhand_prior.data.importing import import_corpus
 from interhand_prior.data.json_index import JsonIndex
@@ -37,10 +43,7 @@ from interhand_prior.data.sets import DATASETS, dataset_named
 from interhand_prior.hands import HandPair, load_hands
 from interhand_prior.hands.export import export_mano
 from interhand_prior.pickles import read_npy, read_plain
-from interhand_prior.rotations import axis_angle_to_matrix
 from interhand_prior.train.sources import chunks, read_parts
-
-METRES = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -61,61 +64,7 @@ def pairs(hands: HandPair) -> TwoHands:
     return replace(random_pairs(6, seed=3), hands=hands)
 
 
-def read(name: str, folder: Path, hands: HandPair) -> list[Batch]:
-    return [batch for batch in dataset_named(name).read(folder, hands) if len(batch.hands)]
-
-
-def joined(batches: list[Batch]) -> TwoHands:
-    return TwoHands.cat([batch.hands for batch in batches])
-
-
-def assert_vertices(found: TwoHands, wanted: TwoHands, atol: float = METRES) -> None:
-    """Where there is a hand, its vertices are those it was made from."""
-    for own, other, there in zip(found.vertices(), wanted.vertices(), found.valid, strict=True):
-        torch.testing.assert_close(own[there].double(), other[there].double(), rtol=0, atol=atol)
-
-
-def as_lists(hand: dict[str, Any] | None) -> dict[str, Any] | None:
-    return None if hand is None else {key: value.tolist() for key, value in hand.items()}
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
 # InterHand2.6M --------------------------------------------------------------------------------------------------
-
-
-def make_interhand(folder: Path, pairs: TwoHands, split: str = "train", data_only: bool = False) -> Path:
-    """Frames 0, 10, ..: the second has no left hand, the third is of the wrong type, the fourth is not valid."""
-    left, right = pairs.joints21()
-    mano: dict[str, Any] = {"7": {}, "8": {}}
-    joints: dict[str, Any] = {"7": {}, "8": {}}
-    images, annotations = [], []
-    for index, pair in enumerate(pairs):
-        capture, frame = ("7" if index < 4 else "8"), str(10 * index)
-        written = {side: as_lists(hand) for side, hand in hands_to_interhand26m(pair).items()}
-        mano[capture][frame] = written | ({"left": None} if index == 1 else {})
-        world = np.empty((42, 3))
-        gather = np.array([20, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12, 19, 18, 17, 16])
-        for start, hand in ((0, right[index]), (21, left[index])):
-            world[start + gather] = 1000 * hand.numpy()[list(OPENPOSE)]
-        kind = {1: "right", 2: "right"}.get(index, "interacting")
-        fact = {"hand_type": kind, "hand_type_valid": index != 3}
-        valid = [[1]] * 41 + [[0]]
-        joints[capture][frame] = {"world_coord": world.tolist(), "joint_valid": valid, **fact}
-        for camera in range(3):
-            number = len(images)
-            images.append({"id": number, "capture": int(capture), "frame_idx": 10 * index, "camera": str(camera)})
-            annotations.append({"id": number, "image_id": number, **fact})
-    place = folder / "annotations" / split
-    name = lambda what: place / f"InterHand2.6M_{split}_{what}.json"
-    write_json(name("MANO_NeuralAnnot"), mano)
-    write_json(name("data"), {"images": images, "annotations": annotations})
-    if not data_only:
-        write_json(name("joint_3d"), joints)
-    return place
 
 
 @pytest.mark.parametrize("data_only", [False, True])
@@ -252,111 +201,6 @@ def test_large_json_is_read_value_by_value(tmp_path):
             assert {name: index[name] for name in index} == content
 
 
-# ARCTIC ---------------------------------------------------------------------------------------------------------
-
-
-def make_arctic(folder: Path, hands: HandPair, sequence: str = "s01/box_use_01", seed: int = 5) -> TwoHands:
-    """26 frames, of which 10 at each end are left out, fingers written far beyond pi. Returns all of the frames."""
-    pairs = replace(random_pairs(26, seed=seed), hands=with_released_left(hands))
-    betas = [getattr(pairs, side).betas[:1].expand(26, 10) for side in ("left", "right")]
-    left, right = (replace(hand, betas=b) for hand, b in zip((pairs.left, pairs.right), betas, strict=True))
-    pairs = replace(pairs, left=left, right=right)
-    content: dict[str, Any] = {}
-    for side, data in hands_to_arctic(pairs).items():
-        arrays = {key: value.float().numpy() for key, value in data.items()}
-        vectors = (arrays["pose"] + getattr(hands, side).arrays.hands_mean).reshape(26, 15, 3)
-        angle = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        wound = vectors * (1 - 2 * math.pi / angle)  # the same rotation, the other way round
-        arrays["pose"] = (wound.reshape(26, 45) - getattr(hands, side).arrays.hands_mean).astype(np.float32)
-        assert np.linalg.norm(arrays["pose"].reshape(26, 15, 3), axis=-1).max() > math.pi
-        arrays["shape"] = arrays["shape"][0]
-        content[side] = arrays | {"fitting_err": [np.float32(0.1), 0.2, *np.zeros(24).tolist()]}
-    path = folder / "raw_seqs" / f"{sequence}.mano.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, content)
-    objects = np.concatenate((np.linspace(0, 1, 26)[:, None], np.random.default_rng(0).normal(size=(26, 6))), 1)
-    objects[:, 4:] *= 300
-    np.save(path.with_name(path.name.replace("mano", "object")), objects.astype(np.float32))
-    split = {"train": [sequence], "val": ["s05/not_there_01"], "test": []}
-    write_json(folder / "splits_json" / "protocol_p1.json", split)
-    return pairs
-
-
-def test_arctic_is_read_at_vertex_level_with_its_objects(tmp_path, hands):
-    pairs = make_arctic(tmp_path, hands)
-    released = with_released_left(hands)
-    batches = read("arctic", tmp_path, released)
-    found = joined(batches)
-    kept = pairs[arctic.MARGIN : 26 - arctic.MARGIN]
-    assert found.extras["frame"].tolist() == list(range(10, 16))
-    assert_vertices(found, kept)
-    for hand in (found.left, found.right):
-        assert hand.hand_pose.unflatten(-1, (15, 3)).norm(dim=-1).max() <= math.pi + 1e-5
-    stored = np.load(tmp_path / "raw_seqs/s01/box_use_01.object.npy")[10:16]
-    assert found.extras["object_name"].tolist() == ["box"] * 6
-    np.testing.assert_array_equal(found.extras["object_articulation"], stored[:, 0])
-    np.testing.assert_array_equal(found.extras["object_orient"], stored[:, 1:4])
-    np.testing.assert_allclose(found.extras["object_transl"], stored[:, 4:] / 1000, rtol=1e-6)
-    # Into repaired models the right hand goes as it is, the left one as refit_left says.
-    repaired = joined(read("arctic", tmp_path, hands))
-    assert repaired.model is hands
-    assert_vertices(repaired, refit_left(kept, hands))
-    torch.testing.assert_close(repaired.vertices()[1].double(), kept.vertices()[1], rtol=0, atol=METRES)
-
-
-def test_arctic_import_carries_objects_and_a_distance(tmp_path, hands, mano):
-    make_arctic(tmp_path / "set", hands)
-    manifest = import_corpus("arctic", tmp_path / "set", tmp_path / "out", hands=mano, selection=Selection())
-    assert manifest["pairs"] == {"train": 6}
-    shard = TwoHands.load(tmp_path / "out" / "train-00000.npz", hands=hands)
-    assert {"object_name", "object_articulation", "object_orient", "object_transl"} <= set(shard.extras)
-    batch = read("arctic", tmp_path / "set", hands)[0]
-    apart = replace(batch, hands=far_apart(batch.hands, 3.0))
-    apart = replace(apart, hands=replace(apart.hands, extras=batch.hands.extras))
-    assert len(Selection(nearer_than=0.05).split(apart)[0]) == 0
-    assert Selection(nearer_than=0.05).split(apart)[2]["hands too far apart"] == 6
-
-
-def test_arctic_refuses_what_it_cannot_read(tmp_path, hands):
-    with pytest.raises(FileNotFoundError, match="no folder raw_seqs"):
-        read("arctic", tmp_path, hands)
-    make_arctic(tmp_path, hands)
-    path = tmp_path / "raw_seqs/s01/box_use_01.mano.npy"
-    good = path.read_bytes()
-    for content, message in (
-        (good[:-40], "executed"),
-        (b"nothing", "not an .npy file"),
-        (saved({"left": 1, "right": None}), "should have rot"),
-        (saved({"left": None}), "keys left and right"),
-        (saved(Malicious()), r"names the global \w+.system.*not executed"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=message):
-            read("arctic", tmp_path, hands)
-    path.write_bytes(good)
-    path.with_name("box_use_01.object.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"object.npy does not exist"):
-        read("arctic", tmp_path, hands)
-    (tmp_path / "splits_json/protocol_p1.json").unlink()
-    with pytest.raises(FileNotFoundError, match="protocol_p1"):
-        read("arctic", tmp_path, hands)
-
-
-class Malicious:
-    """What a pickle must never get to do."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        import os
-
-        return os.system, ("exit 1",)
-
-
-def saved(content: Any) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.array(content, dtype=object), allow_pickle=True)
-    return stream.getvalue()
-
-
 # Pickles --------------------------------------------------------------------------------------------------------
 
 
@@ -400,25 +244,6 @@ def test_pickles_that_do_more_are_refused(tmp_path):
 # IntagHand ------------------------------------------------------------------------------------------------------
 
 
-def make_intaghand(folder: Path, pairs: TwoHands) -> None:
-    """Every pair from two cameras."""
-    place = folder / "train" / "anno"
-    place.mkdir(parents=True)
-    for index, pair in enumerate(pairs):
-        written = hands_to_intaghand(pair.reshape(1))
-        params = {side: {k: v.float().numpy() for k, v in hand.items()} for side, hand in written.items()}
-        for camera in range(2):
-            turn = axis_angle_to_matrix(torch.tensor([0.0, camera, 0.3])).numpy()
-            content = {
-                "inter_idx": index,
-                "image": {"id": 2 * index + camera, "file_name": "x.jpg"},
-                "annotation": {"id": 1, "joint_valid": [[1]] * 42},
-                "mano_params": params,
-                "camera": {"R": turn, "t": np.array([0.1, 0.2, 0.3], np.float32), "camera": np.eye(3)},
-            }
-            (place / f"{2 * index + camera}.pkl").write_bytes(pickle.dumps(content))
-
-
 def test_intaghand_is_read_once_for_all_cameras(tmp_path, pairs, hands, mano):
     make_intaghand(tmp_path, pairs)
     (batch,) = read("intaghand", tmp_path, hands)
@@ -440,90 +265,116 @@ def test_intaghand_is_read_once_for_all_cameras(tmp_path, pairs, hands, mano):
 # The others -----------------------------------------------------------------------------------------------------
 
 
-def test_reinterhand(tmp_path, pairs, hands):
-    for index, pair in enumerate(pairs):
-        for side, hand in hands_to_interhand26m(pair).items():
-            if (index, side) != (2, "right"):
-                write_json(tmp_path / f"m--1--two-hands/mano_fits/params/{index:06d}_{side}.json", as_lists(hand))
+def test_reinterhand(tmp_path, pairs, hands, mano):
+    make_reinterhand(tmp_path, pairs)
+    capture = tmp_path / "m--1--two-hands/mano_fits"
     (batch,) = read("reinterhand", tmp_path, hands)
     assert batch.split == stable_split("m--1--two-hands")
     assert batch.hands.valid[1].tolist() == [True, True, False, True, True, True]
     assert_vertices(batch.hands, pairs)
-    (tmp_path / "m--1--two-hands/mano_fits/params/000003_left.json").write_text("{")
+    # Meshes of the first of sixteen, in millimetres.
+    error = base.joint_error(batch)
+    assert error[0].max() < METRES
+    assert torch.isnan(error[1:]).all()
+    lines = dict(check("reinterhand", tmp_path, hands=mano))
+    assert any(line.startswith("vertices: 0.0 mm (left) and 0.0 mm (right)") for line in lines)
+    good = (capture / "meshes/000000_left.ply").read_bytes()
+    (capture / "meshes/000000_left.ply").write_bytes(good[:-9])
+    with pytest.raises(ValueError, match=r"000000_left.ply should be a .ply of 778 vertices"):
+        read("reinterhand", tmp_path, hands)
+    (capture / "params/000003_left.json").write_text("{")
     with pytest.raises(ValueError, match=r"000003_left.json is damaged"):
         read("reinterhand", tmp_path, hands)
     with pytest.raises(FileNotFoundError, match="no mano_fits/params"):
-        read("reinterhand", tmp_path / "m--1--two-hands/mano_fits/params", hands)
+        read("reinterhand", capture / "params", hands)
+
+
+def test_reinterhands_meshes_tell_wrong_hands(tmp_path, pairs, hands, mano):
+    """In metres they are as good; and whoever has the other left shapedirs is told."""
+    make_reinterhand(tmp_path, pairs, unit=1.0)
+    assert all(good for line, good in check("reinterhand", tmp_path, hands=mano) if line.startswith("vertices"))
+    said = [line for line, good in check("reinterhand", tmp_path, hands=with_released_left(hands)) if not good]
+    assert any("only left hands are off" in line for line in said), said
 
 
 def test_h2o(tmp_path, pairs, hands):
-    left, right = pairs.joints21()
-    for camera in ("cam0", "cam4"):
-        place = tmp_path / "subject1/h1/0" / camera
-        (place / "hand_pose_mano").mkdir(parents=True)
-        (place / "hand_pose").mkdir()
-        for index, pair in enumerate(pairs):
-            numbers, places = [], []
-            for side, joints in (("left", left), ("right", right)):
-                there, hand = float((index, side) != (1, "left")), getattr(pair, side)
-                values = torch.cat((hand.transl, hand.global_orient, hand.hand_pose, hand.betas))
-                numbers += [there, *values.tolist()]
-                places += [there, *joints[index][list(OPENPOSE)].flatten().tolist()]
-            (place / f"hand_pose_mano/{index:06d}.txt").write_text(" ".join(map(str, numbers)))
-            (place / f"hand_pose/{index:06d}.txt").write_text(" ".join(map(str, places)))
+    worn = make_h2o(tmp_path, pairs)
     (batch,) = read("h2o", tmp_path, hands)
     assert len(batch.hands) == 6  # of one camera
     assert batch.hands.valid[0].tolist() == [True, False, True, True, True, True]
     assert_vertices(batch.hands, pairs)
     assert base.joint_error(batch).nan_to_num().max() < METRES
     assert all(good for line, good in check("h2o", tmp_path) if line.startswith("joints"))
-    (place / "hand_pose_mano/000002.txt").write_text("1 2 3")
+    (worn / "hand_pose_mano/000002.txt").write_text("1 2 3")
     with pytest.raises(ValueError, match=r"000002.txt should hold 124 numbers"):
         read("h2o", tmp_path, hands)
     with pytest.raises(FileNotFoundError, match="no folder hand_pose_mano"):
-        read("h2o", tmp_path / "subject1/h1/0/cam4/hand_pose", hands)
+        read("h2o", worn / "hand_pose", hands)
 
 
 def test_hot3d(tmp_path, pairs, hands):
-    from scipy.spatial.transform import Rotation
-
-    from interhand_prior.convert import PoseForm
-
-    draw = np.random.default_rng(4)
-    written = {side: 0.4 * draw.normal(size=(6, 15)) for side in ("left", "right")}
-    sides = {
-        side: replace(
-            getattr(pairs, side),
-            hand_pose=PoseForm.of(getattr(hands, side), use_pca=True, num_pca_comps=15).to_pose(torch.tensor(pose)),
-        )
-        for side, pose in written.items()
-    }
-    pairs = replace(pairs, **sides)
-    lines = []
-    for index in range(6):
-        poses = {}
-        for name, side in (("0", "left"), ("1", "right")):
-            hand = getattr(pairs, side)
-            x, y, z, w = Rotation.from_rotvec(hand.global_orient[index].numpy()).as_quat()
-            xform = {"q_wxyz": [w, x, y, z], "t_xyz": hand.transl[index].tolist()}
-            entry = {"pose": written[side][index].tolist(), "wrist_xform": xform, "betas": hand.betas[index].tolist()}
-            if (index, name) != (3, "0"):
-                poses[name] = entry
-        lines.append(json.dumps({"timestamp_ns": 1000 * index, "hand_poses": poses}))
-    path = tmp_path / "P0001_1" / "mano_hand_pose_trajectory.jsonl"
-    path.parent.mkdir()
-    path.write_text("\n".join(lines) + "\n")
+    path, written = make_hot3d(tmp_path, pairs)
+    lines = path.read_text().splitlines()
     (batch,) = read("hot3d", tmp_path, hands)
     assert batch.hands.extras["frame"].tolist() == [1000 * i for i in range(6)]
     assert batch.hands.valid[0].tolist() == [True, True, True, False, True, True]
-    assert_vertices(batch.hands, pairs)
+    assert_vertices(batch.hands, written)
     for broken, message in (("{", "line 2 is damaged"), (lines[1].replace("q_wxyz", "q"), "line 2, hand 0 lacks 'q'")):
         path.write_text("\n".join((lines[0], broken)))
         with pytest.raises(ValueError, match=message):
             read("hot3d", tmp_path, hands)
 
 
+def test_hic(tmp_path, pairs, hands, mano):
+    pairs = pairs[:3]
+    make_hic(tmp_path, pairs)
+    (batch,) = read("hic", tmp_path, hands)
+    assert batch.hands.valid[0].tolist() == [True, True, True]
+    assert batch.hands.valid[1].tolist() == [False, True, True]
+    assert batch.hands.extras["interacting"].tolist() == [False, True, True]
+    assert_vertices(batch.hands, pairs)
+    error = base.joint_error(batch)
+    assert torch.isnan(error[0, 1])
+    assert error.nan_to_num().max() < METRES
+    assert any(line.startswith("vertices: 0.0 mm") for line, good in check("hic", tmp_path, hands=mano) if good)
+    (tmp_path / "mano/1_left.ply").write_text("ply\n")
+    with pytest.raises(ValueError, match=r"1_left.ply should be a .ply of 778 vertices"):
+        read("hic", tmp_path, hands)
+    (tmp_path / "mano/1_left.ply").unlink()
+    with pytest.raises(FileNotFoundError, match=r"HIC.json names it"):
+        read("hic", tmp_path, hands)
+
+
 # What is common to all ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_every_moment_comes_once_and_filters_hold(tmp_path, pairs, hands, name):
+    """Six moments, two of them with hands three metres apart; some makers write two or three cameras of each."""
+    assert sorted(MAKERS) == sorted(DATASETS)
+    apart = far_apart(pairs, 3.0)
+    written = TwoHands.cat([pairs[:4], apart[4:]])
+    made = MAKERS[name](tmp_path, written)
+    written = made[1] if name == "hot3d" else made[10:16] if name == "arctic" else written
+    batches = read(name, tmp_path, hands)
+    found = joined(batches)
+    moments = list(zip(found.extras["sequence"].tolist(), found.extras["frame"].tolist(), strict=True))
+    wanted = 5 if name == "interhand26m" else 6  # one is marked as not valid
+    assert len(set(moments)) == len(moments) == wanted
+    keys = torch.cat([value.flatten(1) for hand in (found.left, found.right) for value in hand.as_dict().values()], 1)
+    assert len(keys.unique(dim=0)) == wanted
+    both = found.valid[0] & found.valid[1]
+    left, right = (joints.numpy() for joints in found.joints21())
+    gaps = np.linalg.norm(left[:, :, None] - right[:, None], axis=-1).min((1, 2))
+    shown = both.numpy() & found.extras["interacting"]
+    for limit in (0.05, 2.0):
+        kept = [Selection(nearer_than=limit).split(batch) for batch in batches]
+        frames = [frame for pairs, _, _ in kept for frame in pairs.extras["frame"].tolist()]
+        assert frames == found.extras["frame"][shown & (gaps < limit)].tolist()
+        lost = sum(reasons["hands too far apart"] for _, _, reasons in kept)
+        assert lost == int((shown & (gaps >= limit)).sum())
+    assert (gaps[shown] >= 2).any()
+    assert (gaps[shown] < 2).any()
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))

@@ -9,7 +9,6 @@ import pickletools
 import struct
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mano_makers import GENUINE_GLOBALS, dump, dump_again, genuine, stand_in
 
 from interhand_prior.hands import HandArrays, HandModel, HandPair, export, load_hands, mano, open_hands
 from interhand_prior.hands.__main__ import main
@@ -25,94 +25,6 @@ from interhand_prior.hands.export import export_mano
 from interhand_prior.hands.mano import load_mano_folder, read_mano_file
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
-
-GENUINE_GLOBALS = {
-    "numpy.core.multiarray _reconstruct",
-    "numpy ndarray",
-    "numpy dtype",
-    "__builtin__ set",
-    "chumpy.ch Ch",
-    "chumpy.reordering Select",
-    "scipy.sparse.csc csc_matrix",
-}
-
-
-# Files in the genuine layout ------------------------------------------------------------------------------------
-
-
-def stand_in(module: str, name: str, **state: Any) -> Any:
-    """An object that pickles as one of `module.name` with this state, as chumpy's and scipy's do."""
-    made = type(name, (), {"__module__": module})()
-    made.__dict__.update(state)
-    return made
-
-
-def genuine(side: str, *, left_bug: bool = True) -> dict[str, Any]:
-    """The open hand in the layout of MANO v1.2: shapedirs inside chumpy, a scipy matrix, float64."""
-    arrays = getattr(open_hands(), side).arrays
-    shapedirs = open_hands().right.arrays.shapedirs if left_bug else arrays.shapedirs
-    # The originals select the first ten of the components that were learned.
-    wide = np.concatenate([shapedirs, np.full((778, 3, 5), 7.0)], 2)
-    leaf = stand_in("chumpy.ch", "Ch", x=wide, _dirty_vars={"x"}, _itr=None, _depends_on_deps=False)
-    picked = np.arange(wide.size).reshape(wide.shape)[:, :, :10].ravel()
-    csc = scipy_sparse.csc_matrix(arrays.J_regressor)
-    return {
-        "hands_components": arrays.hands_components,
-        "f": arrays.faces.astype(np.uint32),
-        "J_regressor": stand_in(
-            "scipy.sparse.csc",
-            "csc_matrix",
-            _shape=csc.shape,
-            maxprint=50,
-            indices=csc.indices,
-            indptr=csc.indptr,
-            data=csc.data,
-        ),
-        "kintree_table": np.array([[2**32 - 1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14], range(16)]),
-        "J": arrays.J_regressor @ arrays.v_template,
-        "weights": arrays.weights,
-        "posedirs": np.asfortranarray(arrays.posedirs),
-        "hands_mean": arrays.hands_mean,
-        "hands_coeffs": np.ones((1554, 45)),
-        "v_template": arrays.v_template,
-        "shapedirs": stand_in(
-            "chumpy.reordering", "Select", a=leaf, idxs=picked, preferred_shape=(778, 3, 10), _dirty_vars={"a"}
-        ),
-        "bs_style": "lbs",
-        "bs_type": "lrotmin",
-    }
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes what Python 2's cPickle wrote in 2017: text and bytes alike as byte strings, and the names of then."""
-
-    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
-
-    def save_bytes(self, value: bytes, original: Any = None) -> None:
-        if len(value) < 256:
-            self.write(pickle.SHORT_BINSTRING + bytes([len(value)]) + value)
-        else:
-            self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
-        self.memoize(value if original is None else original)
-
-    def save_str(self, value: str) -> None:
-        self.save_bytes(value.encode("latin1"), value)
-
-    def save_global(self, value: Any, name: str | None = None) -> None:
-        module = value.__module__.replace("numpy._core", "numpy.core").replace("builtins", "__builtin__")
-        self.write(f"c{module}\n{value.__name__}\n".encode())
-        self.memoize(value)
-
-    dispatch[bytes] = save_bytes
-    dispatch[str] = save_str
-    dispatch[type] = save_global
-    dispatch[types.FunctionType] = save_global
-
-
-def dump(content: Any, path: Path) -> Path:
-    with path.open("wb") as file:
-        Python2Pickler(file, 2).dump(content)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +95,21 @@ def test_python_3_saves_it_again(protocol, tmp_path):
     pair = load_hands(tmp_path)
     for side in ("left", "right"):
         same_arrays(getattr(pair, side).arrays, getattr(open_hands(), side).arrays)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_python_3_saves_it_again_with_chumpy(protocol, tmp_path):
+    """As it was unpickled: the Select over its Ch, the sparse matrix with scipy's name of today."""
+    for side in ("left", "right"):
+        content = genuine(side)
+        content["J_regressor"] = scipy_sparse.csc_matrix(getattr(open_hands(), side).arrays.J_regressor)
+        path = dump_again(content, tmp_path / f"MANO_{side.upper()}.pkl", protocol)
+        names = {arg for op, arg, _ in pickletools.genops(path.read_bytes()) if op.name.endswith("UNICODE")}
+        assert (protocol < 4) or {"chumpy.reordering", "Select", "scipy.sparse._csc"} <= names
+    pair = load_hands(tmp_path)
+    assert pair.left.arrays.shapedirs_fixed
+    for side in ("left", "right"):
+        same_arrays(getattr(pair, side).arrays, getattr(open_hands(), side).arrays, but=("shapedirs_fixed",))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -422,6 +349,32 @@ def test_npz_files(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(mano, "_MAX_BYTES", 600_000)
     with pytest.raises(ValueError, match="would unpack to"):
         read_mano_file(exported / path.name)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [".", "mano", "models", "mano_v1_2/models", "mano/models", "models/mano", "mano/mano_v1_2/models"],
+)
+@pytest.mark.parametrize("suffix", [".pkl", ".npz"])
+def test_folders_as_they_unpack(exported, place, suffix, tmp_path):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    if place != ".":
+        (tmp_path / "MANO_RIGHT.pkl").write_bytes(b"half of something else")
+    for side in ("LEFT", "RIGHT"):
+        name = f"MANO_{side}{suffix}"
+        (tmp_path / place / name).write_bytes((exported / name).read_bytes())
+    (tmp_path / place / "SMPLH_female.pkl").write_bytes(b"not looked at")
+    assert {hand.side for hand in load_mano_folder(tmp_path)} == {"left", "right"}
+
+
+def test_half_a_folder_is_named_where_it_is(exported, tmp_path):
+    (tmp_path / "mano_v1_2" / "models").mkdir(parents=True)
+    (tmp_path / "mano_v1_2" / "models" / "MANO_LEFT.pkl").write_bytes((exported / "MANO_LEFT.pkl").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"models has no MANO_RIGHT.pkl"):
+        load_hands(tmp_path)
+    (tmp_path / "mano_v1_2.zip").write_bytes(b"PK")
+    with pytest.raises(FileNotFoundError, match=r"mano_v1_2.zip is not a folder.*unpack it"):
+        load_hands(tmp_path / "mano_v1_2.zip")
 
 
 def test_wrong_folders(exported, tmp_path):

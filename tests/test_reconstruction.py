@@ -174,13 +174,15 @@ def test_a_pair_stands_as_the_relative_place_says(lifter: network.Lifter, images
 
 
 def truth_as_lifted(images: scenes.Images) -> network.Lifted:
-    return network.Lifted(images.truth.left, images.truth.right, images.joints[:, 1, 0] - images.joints[:, 0, 0])
+    return network.Lifted(
+        images.truth.left, images.truth.right, images.joints, images.joints[:, 1, 0] - images.joints[:, 0, 0]
+    )
 
 
 def test_losses_of_the_truth_are_zero(images: scenes.Images) -> None:
     """And of a hand that is moved sideways, the distance."""
     lifted, image = truth_as_lifted(images), scenes.project(images.joints)
-    assert float(learn.solid_loss(lifted, images.joints, images, NUMBER)) == pytest.approx(0, abs=1e-4)
+    assert float(learn.solid_loss(lifted, images, NUMBER)) == pytest.approx(0, abs=1e-4)
     everywhere = torch.ones_like(images.labelled)
     assert float(learn.flat_loss(images.joints, image, everywhere)) == pytest.approx(0, abs=1e-3)
     depth = images.joints[..., 2]
@@ -193,8 +195,7 @@ def test_labels_of_the_wild_teach_nothing_of_the_place(lifter: network.Lifter, i
     """As in InterWild: the head between the hands learns from motion capture alone, and teaches the trunk nothing."""
     lifter = copy.deepcopy(lifter)
     lifted = lifter(images.seen, images.confidence)
-    joints = torch.stack(TwoHands(lifted.left, lifted.right, open_hands()).joints21(), 1)
-    learn.flat_loss(joints, images.labels, images.labelled).backward()
+    learn.flat_loss(lifted.joints, images.labels, images.labelled).backward()
     assert all(p.grad is None for p in lifter.join.parameters())
     assert any(p.grad is not None for p in lifter.trunk.parameters())
     lifter.zero_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_prior, random_pairs
+from helpers import make_prior, other_hands, random_pairs
 
 from interhand_prior import TwoHands, cli
 from interhand_prior.canonical import Normalizer
+from interhand_prior.card import model_card
 from interhand_prior.checkpoint import CheckpointError, read_checkpoint
 from interhand_prior.denoiser import DenoiserConfig
 from interhand_prior.hub import load_prior
@@ -20,10 +23,10 @@ from interhand_prior.token_denoiser import TokenDenoiserConfig
 from interhand_prior.train import TrainConfig, train
 from interhand_prior.train import __main__ as command_module
 from interhand_prior.train.__main__ import fhid, main
-from interhand_prior.train.card import model_card
 from interhand_prior.train.data import read_samples, to_vectors
 from interhand_prior.train.log import read_log
 from interhand_prior.train.options import read_settings
+from interhand_prior.train.origin import origin
 from interhand_prior.train.trainer import Trainer
 
 TINY = DenoiserConfig(embed=16, hidden=24, heads=2, layers=2)
@@ -245,6 +248,8 @@ def test_the_card_says_what_was_done(corpus: Path, tmp_path: Path) -> None:
     prior = load_prior(tmp_path / "run" / "prior")
     card = (tmp_path / "run" / "prior" / "README.md").read_text()
     assert card == model_card(prior)
+    assert "| data sets | unknown |" in card
+    assert "| hands | open hand |" in card
     for row in ("| steps | 2 |", "| lr | 0.003 |", "| seed | 0 |", "| hidden | 24 |", "| held-out pairs | 12 |"):
         assert row in card
     assert f"| fingerprint | {prior.info['data']['fingerprint']} |" in card
@@ -252,24 +257,40 @@ def test_the_card_says_what_was_done(corpus: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in card
 
 
-def test_a_bar_does_not_end_a_cell() -> None:
-    prior = make_prior(torch.float32)
-    prior.info["odd"] = "a|b"
-    assert "| odd | a\\|b |" in model_card(prior)
+def test_data_sets_and_licences_are_recorded_as_their_folders_say(corpus: Path, tmp_path: Path) -> None:
+    other, third = tmp_path / "other", tmp_path / "third"
+    for folder, said in ((other, {"dataset": "Mine", "licence": "cc-by-4.0"}), (third, {"dataset": "Theirs"})):
+        shutil.copytree(corpus, folder)
+        (folder / "manifest.json").write_text(json.dumps(said))
+    assert origin([corpus], None) == {"hands": "open hand"}
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "manifest.json").write_text("[")
+    assert origin([str(tmp_path / "damaged"), make_pairs(2)], None) == {"hands": "open hand"}
+    whole = {"data sets": ["Mine"], "licence": "cc-by-4.0"}
+    assert origin([other / "train-00000.npz"], other_hands()) == whole | {
+        "hands": "other hand models than the open hand"
+    }
+
+    train([other, third], CONFIG, tmp_path / "run", weights=[1, 1], network=TINY)
+    prior = load_prior(tmp_path / "run" / "prior")
+    assert prior.info["data"]["data sets"] == ["Mine", "Theirs"]
+    assert prior.info["data"]["licence"] == "Mine: cc-by-4.0; Theirs: unknown"
+    card = (tmp_path / "run" / "prior" / "README.md").read_text()
+    for row in ("| data sets | Mine; Theirs |", "| data | Mine: cc-by-4.0; Theirs: unknown |", "| weights | unknown |"):
+        assert row in card
 
 
 def test_the_result_is_pushed(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sent: list[tuple[str, bool, str]] = []
+    sent: list[tuple[str, bool, int]] = []
 
     def push(folder: Path, repository: str, *, private: bool) -> str:
-        sent.append((repository, private, (folder / "README.md").read_text()))
+        sent.append((repository, private, load_prior(folder).info["steps"]))
         return "c0ffee"
 
     monkeypatch.setattr(command_module, "push_folder", push)
     out = tmp_path / "run"
     assert main(command(corpus, out, "--steps", "1", "--quiet", "--push-to-hub", "me/hands", "--private")) == 0
-    assert sent[0][:2] == ("me/hands", True)
-    assert 'load_prior("me/hands")' in sent[0][2]
+    assert sent == [("me/hands", True, 1)]
     assert "c0ffee" in capsys.readouterr().out

@@ -79,13 +79,44 @@ def readme(result: Numbers, folder: Path) -> str:
     """
     n = result["numbers"]
     remarks = _remarks(n, folder)
-    lines = ["# Data card of the synthetic corpus", "", *_head(result), "", *_checks(n), *_weak(n)]
+    head = _imported_head(n) if _imported(n) else [*_head(result), "", *_checks(n), *_weak(n)]
+    name = n["corpus"]["dataset"] if _imported(n) else "the synthetic corpus"
+    lines = [f"# Data card of {name}", "", *head]
     lines += ["", remarks.get("summary", ""), ""]
     for part in (_contents, _surfaces, _parts, _relative, _fingers, _neighbours, _diversity, _real):
         lines += [*part(n), ""]
     lines += _kinds(n, remarks, folder)
     lines += [f"Measured on {result['machine']['cpu']}, {result['date']}: `{result['command']}` (seed {n['seed']})."]
     return "\n".join(wrapped(lines)) + "\n"
+
+
+def _imported(n: Numbers) -> bool:
+    return n["corpus"].get("kind") == "import"
+
+
+def _imported_head(n: Numbers) -> Iterator[str]:
+    facts = n["corpus"]
+    yield "Written by `python benchmarks/data_card.py SHARDS --hands MANO --out FOLDER`; every number is measured on"
+    yield "the shards that `interhand-prior corpus import` wrote. They are the data set's: its licence holds for them."
+    yield ""
+    yield f"Convention: {facts['convention']}. Hands: {facts['hands']}."
+    if "objects" in facts:
+        yield f"Objects: {facts['objects']['note']}."
+    left_out = facts.get("left_out", {})
+    if left_out:
+        yield "Left out: " + ", ".join(f"{count:,} x {reason}" for reason, count in left_out.items()) + "."
+    again = n["repeated hands"]
+    yield f"{percent(again['repeated'] / again['all'], 1)} of the hands have the very pose of one in another pair."
+    yield ""
+    known = n["kinds are"]
+    yield (
+        "The data set does not say what the hands do; "
+        + (f"below, pairs are told apart by {known}." if known else "its pairs are not told apart.")
+        + " Nothing is asked of it: the targets of the made corpus are not its own."
+    )
+    if facts.get("complete") is False:
+        yield ""
+        yield "**The import is not complete.**"
 
 
 def _head(result: Numbers) -> Iterator[str]:
@@ -334,7 +365,8 @@ def _real(n: Numbers) -> Iterator[str]:
 
 
 def _kinds(n: Numbers, remarks: Mapping[str, str], folder: Path) -> Iterator[str]:
-    yield "## Every kind"
+    called = n.get("kinds are") or "kind"
+    yield f"## Every {called}"
     yield ""
     yield (
         "Depth, volume and touch are of as many pairs as are stated under measured. Effective number: of 200 pairs (or"
@@ -342,7 +374,7 @@ def _kinds(n: Numbers, remarks: Mapping[str, str], folder: Path) -> Iterator[str
         " both hands take part; where a hand should hold the other, few of them mean that it hardly does."
     )
     yield ""
-    heads = ("kind", "pairs", "share", "accepted", "measured", "depth mm: mean", "largest", "volume cm^3",
+    heads = (called, "pairs", "share", "accepted", "measured", "depth mm: mean", "largest", "volume cm^3",
              "within 3 mm", "parts per touch", "median gap mm", "arms bent", "pairs apart mm",
              "effective number")  # fmt: skip
     kinds = dict(sorted(n["kinds"].items(), key=lambda item: -item[1]["pairs"]))
@@ -350,8 +382,9 @@ def _kinds(n: Numbers, remarks: Mapping[str, str], folder: Path) -> Iterator[str
     yield ""
     yield "## Pictures"
     yield ""
-    yield "Six samples of each kind, evenly spaced over the test split, not picked; two views of each. Left hand clay,"
-    yield "right blue."
+    split = n["surfaces"]["split"]
+    yield f"Six samples of each {called}, evenly spaced over the {split} split, not picked; two views of each."
+    yield "Left hand clay, right blue."
     yield ""
     for name, row in kinds.items():
         parts = ", ".join(f"{k} {percent(v)}" for k, v in row["touching parts"].items())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from card.surfaces import TOUCH_MM, measure_surfaces
 from interhand_prior import TwoHands
+from interhand_prior.data.groups import groups_of
 from interhand_prior.files import write_atomically
 
 PAIRS, COLUMNS, SIZE = 6, 3, 180
@@ -34,8 +36,8 @@ def draw_sheets(pairs: Mapping[str, TwoHands], singles: Mapping[str, TwoHands], 
     """
     wanted: dict[str, TwoHands] = {}
     for prefix, splits in (("", pairs), ("single_", singles)):
-        for hands in splits.values():
-            for kind, chosen in samples_by_kind(hands).items():
+        for hands, kinds in grouped(splits):
+            for kind, chosen in samples_by_kind(hands, kinds).items():
                 wanted.setdefault(prefix + file_name(kind), chosen)
     limit = min(LIMIT, TOTAL // max(1, len(wanted)))
     paths = []
@@ -51,9 +53,17 @@ def file_name(kind: str) -> str:
     return re.sub(r"\W+", "_", kind)
 
 
-def samples_by_kind(hands: TwoHands) -> dict[str, TwoHands]:
-    """Six samples of each kind, evenly spaced over its samples."""
-    kinds = np.asarray(hands.extras.get("archetype", np.full(len(hands), "unnamed")), dtype=str)
+def grouped(splits: Mapping[str, TwoHands]) -> Iterator[tuple[TwoHands, NDArray[np.str_]]]:
+    """Each split and its kinds (N,), by one rule for all splits, as the tables have it."""
+    if not splits:
+        return
+    _, names = groups_of(TwoHands.cat(list(splits.values())))
+    ends = np.cumsum([len(hands) for hands in splits.values()])
+    yield from zip(splits.values(), np.split(names, ends[:-1]), strict=True)
+
+
+def samples_by_kind(hands: TwoHands, kinds: NDArray[np.str_]) -> dict[str, TwoHands]:
+    """Six samples of each kind (N,), evenly spaced over its samples."""
     out = {}
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)

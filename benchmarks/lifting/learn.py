@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
+from interhand_prior import HandParams, TwoHandPrior, sds_loss
 from interhand_prior.hands import HandPair
 from interhand_prior.rotations import axis_angle_to_matrix
 
@@ -113,12 +113,10 @@ def train(
 def batch_loss(network: Lifter, mocap: Images, wild: Images, step: int = 0, pull: Regulariser | None = None) -> Tensor:
     """The loss of one mixed batch."""
     lifted = network(torch.cat((mocap.seen, wild.seen)), torch.cat((mocap.confidence, wild.confidence)))
-    # Forward kinematics once, with each hand where it is; a hand that is moved has its joints moved.
-    joints = torch.stack(TwoHands(lifted.left, lifted.right, network.models).joints21(), 1)
     labels, labelled = torch.cat((mocap.labels, wild.labels)), torch.cat((mocap.labelled, wild.labelled))
     some = len(mocap)
-    loss = flat_loss(joints, labels, labelled) + shape_loss(lifted, network.mean_pose)
-    loss = loss + solid_loss(lifted, joints[:some], mocap, some)
+    loss = flat_loss(lifted.joints, labels, labelled) + shape_loss(lifted, network.mean_pose)
+    loss = loss + solid_loss(lifted, mocap, some)
     if pull is not None:
         pair = lifted.pair(network.models)
         loss = loss + pull(pair.left, pair.right, torch.arange(len(labels)) < some, step)  # <- the one line
@@ -126,7 +124,7 @@ def batch_loss(network: Lifter, mocap: Images, wild: Images, step: int = 0, pull
 
 
 def flat_loss(joints: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
-    """Distance to annotated joints, each hand by itself: as in InterWild, 2D labels say nothing of what is between them.
+    """Distance to annotated joints, each hand by itself: as in InterWild, they do not say what is between the two.
 
     Args:
         joints: (N, 2, 21, 3) of each hand by itself.
@@ -152,8 +150,9 @@ def shape_loss(lifted: Lifted, mean_pose: Tensor) -> Tensor:
     return loss
 
 
-def solid_loss(lifted: Lifted, joints: Tensor, truth: Images, some: int) -> Tensor:
+def solid_loss(lifted: Lifted, truth: Images, some: int) -> Tensor:
     """Distance to motion capture: joints about the wrist, the wrists' distance, place, angles and shape."""
+    joints = lifted.joints[:some]
     wrists, true_wrists = joints[:, :, 0], truth.joints[:, :, 0]
     around = (joints - wrists[:, :, None]) - (truth.joints - true_wrists[:, :, None])
     loss = 100 * smooth_norm(around).mean()

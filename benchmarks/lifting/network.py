@@ -19,6 +19,7 @@ from interhand_prior.hands import HandPair
 from interhand_prior.rotations import matrix_to_axis_angle, rot6d_to_matrix
 
 _INPUT = 21 * (2 + 2 + 2 + 1 + 1) + 3 + 3
+_BETWEEN = 2 * 21 * (3 + 1) + 3 + 1
 _HEAD = {"orient": 6, "hand_pose": 45, "betas": 10, "place": 3}
 #: What a unit of the network's answer means: radians, and metres between the wrists.
 _POSE, _APART = 0.3, 0.1
@@ -32,11 +33,13 @@ class Lifted(NamedTuple):
     Attributes:
         left: the left hand, in the camera's frame by itself.
         right: the right hand, likewise.
+        joints: (N, 2, 21, 3) of both, each by itself.
         apart: (N, 3) metres, from the left wrist to the right one.
     """
 
     left: HandParams
     right: HandParams
+    joints: Tensor
     apart: Tensor
 
     def pair(self, models: HandPair) -> TwoHands:
@@ -75,7 +78,8 @@ class Lifter(nn.Module):
         body = (Block(width) for _ in range(blocks))
         self.trunk = nn.Sequential(nn.Linear(_INPUT, width), *body, nn.LayerNorm(width))
         self.hand = nn.Linear(width, sum(_HEAD.values()))
-        self.join = nn.Sequential(nn.Linear(2 * width, width), Block(width), nn.LayerNorm(width), nn.Linear(width, 3))
+        join = nn.Linear(_BETWEEN, width), Block(width), Block(width), nn.LayerNorm(width), nn.Linear(width, 3)
+        self.join = nn.Sequential(*join)
         for head in (self.hand, self.join[-1]):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)
@@ -126,11 +130,15 @@ class Lifter(nn.Module):
         for index, (side, model) in enumerate((("left", self.models.left), ("right", self.models.right))):
             one = hand[:, index].mirrored() if side == "left" else hand[:, index]
             both.append(replace(one, transl=wrist[:, index] - model.rest_joints(one.betas)[:, 0]))
+        joints = torch.stack((self.models.left.joints21(both[0]), self.models.right.joints21(both[1])), 1)
         # Where the wrists were if they were equally far, and what the head says beside it. As in InterWild, the head
-        # reads what has been seen of each hand and teaches that nothing.
+        # reads the joints of both hands and teaches those who found them nothing.
         far = torch.cat((ray, torch.ones_like(ray[..., :1])), -1) * depth.log().mean(1).exp()[:, None, None]
-        apart = (far[:, 1] - far[:, 0]).detach() + _APART * self.join(features.detach().flatten(1))
-        return Lifted(both[0], both[1], apart)
+        flat = (far[:, 1] - far[:, 0]).detach()
+        around = (joints - joints[:, :, :1]).detach().flatten(1) / _APART
+        ratio = (depth[:, 1:] / depth[:, :1]).log().detach()
+        between = torch.cat((around, confidence.sqrt().flatten(1), flat / _APART, ratio), -1)
+        return Lifted(both[0], both[1], joints, flat + _APART * self.join(between))
 
 
 def crop(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,15 +69,16 @@ class PoseForm:
 
     @classmethod
     def of_layer(cls, layer: Any, side: str | None = None) -> PoseForm:
-        """The form that a user's smplx layer reads: `form.to_pose(layer.hand_pose)` is the absolute pose.
+        """The form that a user's layer reads: `form.to_pose(layer.hand_pose)` is the absolute pose.
 
         Args:
-            layer: smplx.MANO, SMPLH or SMPLX (from `smplx.create`).
+            layer: smplx.MANO, SMPLH or SMPLX (from `smplx.create`); or manopth's or manotorch's ManoLayer, whose poses
+                are what stands behind the global rotation.
             side: of a layer with two hands, "left" or "right".
 
         Raises:
-            TypeError: it is none of these. The classes MANOLayer, SMPLHLayer and SMPLXLayer take rotation matrices;
-                see `matrices_to_pose`.
+            TypeError: it is none of these. The classes MANOLayer, SMPLHLayer and SMPLXLayer take rotation matrices
+                (see `matrices_to_pose`), and so may a ManoLayer, or quaternions.
             ValueError: `side` is wanting, or of no use.
         """
         kind = type(layer).__name__
@@ -85,15 +86,28 @@ class PoseForm:
             raise TypeError(f"layer is a {kind}, which takes rotation matrices; use matrices_to_pose")
         if side not in (None, "left", "right"):
             raise ValueError(f"side must be 'left', 'right' or None, got {side!r}")
+        if hasattr(layer, "th_v_template"):
+            return cls._of_manopth(layer, side)
         prefix = "" if side is None else f"{side}_"
         mean = getattr(layer, f"{prefix}hand_mean", None)
         if mean is None or not hasattr(layer, "use_pca"):
             if getattr(layer, "left_hand_mean" if side is None else "hand_mean", None) is not None:
                 raise ValueError(f"side must be {'given for' if side is None else 'None for'} a {kind}, got {side!r}")
-            raise TypeError(f"layer must be a smplx.MANO, SMPLH or SMPLX, got {kind}")
+            raise TypeError(f"layer must be a smplx.MANO, SMPLH or SMPLX, or a ManoLayer, got {kind}")
         # The mean is all zeros when the layer was made with flat_hand_mean=True.
         components = getattr(layer, f"{prefix}hand_components").detach().double() if layer.use_pca else None
         return cls(torch.as_tensor(mean).detach().double(), components)
+
+    @classmethod
+    def _of_manopth(cls, layer: Any, side: str | None) -> PoseForm:
+        """By the buffers of manopth's ManoLayer, whose names manotorch has kept."""
+        mean = getattr(layer, "th_hands_mean", None)
+        if mean is None:
+            raise TypeError("layer is a ManoLayer that takes rotation matrices or quaternions; see matrices_to_pose")
+        if side is not None:
+            raise ValueError(f"side must be None for a ManoLayer, got {side!r}")
+        components = layer.th_selected_comps.detach().double() if layer.use_pca else None
+        return cls(mean.detach().double().reshape(45), components)
 
     @property
     def width(self) -> int:

@@ -79,6 +79,11 @@ def _import(arguments: argparse.Namespace) -> int:
     print(f"{data.title}: {counts} pairs, {sum(manifest['singles'].values())} hands alone in {arguments.out}")
     for reason, number in manifest["left_out"].items():
         print(f"  left out: {number} x {reason}")
+    if "objects" in manifest:
+        print(f"  objects: {manifest['objects']['note']}")
+        lacking = manifest["objects"]["without a shape"]
+        if manifest["objects"]["shapes"] and lacking:
+            print(f"  objects in the pairs without a shape: {', '.join(lacking)}")
     return 0
 
 

@@ -2,11 +2,13 @@
 
     raw_seqs/{subject}/{seq}.mano.npy     pickled {left, right: {rot (T, 3), pose (T, 45), trans (T, 3), shape (10,)}}
     raw_seqs/{subject}/{seq}.object.npy   (T, 7): articulation rad, axis-angle, translation in MILLIMETRES
+    meta/object_vtemplates/{object}       the objects' shapes (`arctic_objects`); may be missing
     splits_json/protocol_p1.json          {train, val, test: ["s05/box_use_01", ...]}
 
 Left betas belong to the released left shapedirs. They are refitted to those of the hand models that are passed, unless
 these are the released ones too (`with_released_left`). Ten frames at each end of a sequence are left out, as the
-published image lists do. Extras: object_name, object_articulation, object_orient, object_transl (metres).
+published image lists do. Extras: object_name, object_articulation, object_orient, object_transl (metres), in the frame
+of the hands: `interhand_prior.objects` makes meshes and points of them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import numpy as np
 
 from ..convert import arctic_to_hands, refit_left, with_released_left
 from ..hands import HandPair
+from ..objects import OBJECT_NAME
 from ..pickles import read_npy
+from .arctic_objects import read_templates
 from .base import CHUNK, SPLITS, Batch, DataSet, first_folder, load_json, make_batch
 
 __all__ = ["ARCTIC", "MARGIN", "read_arctic"]
@@ -41,10 +45,7 @@ def read_arctic(folder: Path, hands: HandPair) -> Iterator[Batch]:
         FileNotFoundError: a folder or file is missing.
         ValueError: a file is damaged, of another layout, or tries to run code.
     """
-    places = ("raw_seqs", "data/raw_seqs", "arctic_data/data/raw_seqs", "data/arctic_data/data/raw_seqs")
-    raw = first_folder(folder, places, Path.is_dir)
-    if raw is None:
-        raise FileNotFoundError(f"{folder} holds no folder raw_seqs, neither itself nor in arctic_data/data")
+    raw = _raw(folder)
     lists = first_folder(raw.parent, ["splits_json", "../splits_json", "../../splits_json"], Path.is_dir)
     if lists is None or not (lists / "protocol_p1.json").is_file():
         raise FileNotFoundError(f"{raw.parent} holds no splits_json/protocol_p1.json, which says what is train and val")
@@ -69,6 +70,14 @@ def read_arctic(folder: Path, hands: HandPair) -> Iterator[Batch]:
         raise FileNotFoundError(f"{raw} holds none of the sequences that {lists / 'protocol_p1.json'} lists")
 
 
+def _raw(folder: Path) -> Path:
+    places = ("raw_seqs", "data/raw_seqs", "arctic_data/data/raw_seqs", "data/arctic_data/data/raw_seqs")
+    raw = first_folder(folder, places, Path.is_dir)
+    if raw is None:
+        raise FileNotFoundError(f"{folder} holds no folder raw_seqs, neither itself nor in arctic_data/data")
+    return raw
+
+
 def _read_sequence(path: Path, split: str, sequence: str, hands: HandPair, released: HandPair) -> Iterator[Batch]:
     content = read_npy(path)
     if not isinstance(content, Mapping) or not {"left", "right"} <= set(content):
@@ -82,10 +91,13 @@ def _read_sequence(path: Path, split: str, sequence: str, hands: HandPair, relea
         raise ValueError(
             f"{path} and its object.npy have different numbers of frames: {sorted(lengths)}, {len(objects)}"
         )
-    total = len(objects)
+    frames = np.arange(MARGIN, max(MARGIN, len(objects) - MARGIN))
+    placed = frames[np.isfinite(objects[frames]).all(1)]
+    dropped = Counter({f"first and last {MARGIN} frames": len(objects) - len(frames)})
+    dropped["object with NaN or infinity"] += len(frames) - len(placed)
     name = sequence.rpartition("/")[2].partition("_")[0]
-    for start in range(MARGIN, total - MARGIN, CHUNK):
-        rows = slice(start, min(start + CHUNK, total - MARGIN))
+    for start in range(0, len(placed), CHUNK):
+        rows = placed[start : start + CHUNK]
         part = {
             side: None if data is None else {key: data[key] if key == "shape" else data[key][rows] for key in data}
             for side, data in sides.items()
@@ -96,15 +108,14 @@ def _read_sequence(path: Path, split: str, sequence: str, hands: HandPair, relea
         here = objects[rows]
         extras = {
             "sequence": np.full(len(here), sequence),
-            "frame": np.arange(rows.start, rows.stop),
-            "object_name": np.full(len(here), name),
+            "frame": rows,
+            OBJECT_NAME: np.full(len(here), name),
             "object_articulation": here[:, 0],
             "object_orient": here[:, 1:4],
             "object_transl": here[:, 4:] / 1000,
         }
         there = [np.full(len(here), sides[side] is not None) for side in ("left", "right")]
-        dropped = Counter({f"first and last {MARGIN} frames": 2 * MARGIN}) if start == MARGIN else None
-        yield make_batch(split, pairs, (there[0], there[1]), extras, skipped=dropped)
+        yield make_batch(split, pairs, (there[0], there[1]), extras, skipped=dropped if start == 0 else None)
 
 
 def _side(data: Any, name: str) -> dict[str, np.ndarray] | None:
@@ -136,4 +147,5 @@ ARCTIC = DataSet(
     "offsets from MANO's mean, wrapped; left betas refitted from the released left shapedirs to the repaired ones; "
     "world frame; protocol 1's splits; objects' poses in extras",
     nearer_than=0.05,
+    shapes=lambda folder: read_templates(_raw(folder)),
 )

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..hands import HandPair
+from ..objects import ObjectShape
 from ..params import TwoHands
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Batch",
     "DataSet",
     "Selection",
+    "Shapes",
     "chunked",
     "first_folder",
     "hand_distance",
@@ -59,13 +61,32 @@ class Batch:
             data set says so), and what else a data set has.
         joints: (N, 2, 21, 3) the data set's own joints of the left and the right hand, as `TwoHands.joints21` orders
             them, in the same frame, metres; NaN where one is unknown. None: it has none.
+        vertices: (N, 2, 778, 3) the data set's own vertices, in the same way.
         skipped: how many frames were left out before these, by reason.
     """
 
     split: str
     hands: TwoHands
     joints: Tensor | None = None
+    vertices: Tensor | None = None
     skipped: Counter[str] = field(default_factory=Counter)
+
+    def first(self, count: int) -> Batch:
+        """The first frames."""
+        cut = lambda value: None if value is None else value[:count]
+        return replace(self, hands=self.hands[:count], joints=cut(self.joints), vertices=cut(self.vertices))
+
+
+class Shapes(NamedTuple):
+    """Shapes of a data set's objects, as far as its folder holds them.
+
+    Attributes:
+        found: by name.
+        note: what there is, or what is missing and where it should be: one sentence.
+    """
+
+    found: Mapping[str, ObjectShape]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,7 @@ class DataSet:
         needs_mean: poses are offsets or coefficients, and mean nothing without MANO's own mean pose.
         nearer_than: metres between joints of the two hands below which a frame counts as interacting; None where the
             data set itself says which frames do.
+        shapes: reads the objects' shapes; None: the reader gives no objects.
     """
 
     name: str
@@ -88,6 +110,7 @@ class DataSet:
     convention: str
     needs_mean: bool = True
     nearer_than: float | None = None
+    shapes: Callable[[Path], Shapes] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +163,7 @@ class Selection:
         if not self.singles:
             reasons["one hand only"] += int((left ^ right).sum())
         hands = batch.hands
-        if batch.joints is not None:
+        if batch.joints is not None or batch.vertices is not None:
             shown = torch.nan_to_num(1000 * error, nan=-1.0).numpy()  # -1: unknown
             hands = replace(hands, extras={**hands.extras, "joint_error_mm": shown.astype(np.float32)})
         pairs = replace(hands[keep], left_valid=None, right_valid=None)
@@ -148,13 +171,17 @@ class Selection:
 
 
 def joint_error(batch: Batch) -> Tensor:
-    """(N, 2) mean distance of the joints to the data set's own, metres; NaN where a hand or its joints are unknown."""
+    """(N, 2) mean distance of the joints to the data set's own, metres; NaN where a hand or its joints are unknown.
+
+    Of the vertices, where the data set has no joints but these.
+    """
     valid = torch.stack(batch.hands.valid, 1)
-    if batch.joints is None:
+    known = batch.vertices if batch.joints is None else batch.joints
+    if known is None:
         return torch.full(valid.shape, torch.nan)
     with torch.no_grad():
-        own = torch.stack(batch.hands.joints21(), 1)
-    distance = (own - batch.joints.to(own)).norm(dim=-1).nanmean(-1)
+        own = torch.stack(batch.hands.vertices() if batch.joints is None else batch.hands.joints21(), 1)
+    distance = (own - known.to(own)).norm(dim=-1).nanmean(-1)
     return torch.where(valid, distance, torch.nan)
 
 
@@ -172,6 +199,8 @@ def make_batch(
     extras: Mapping[str, Any],
     joints: np.ndarray | None = None,
     skipped: Counter[str] | None = None,
+    *,
+    vertices: np.ndarray | None = None,
 ) -> Batch:
     """A batch of those frames that have a finite hand; the rest is counted.
 
@@ -180,7 +209,7 @@ def make_batch(
         hands: (N,).
         valid: (N,) each, where there is a left and a right hand.
         extras: (N, ...) each.
-        joints: see `Batch`.
+        joints, vertices: see `Batch`.
         skipped: what was left out already.
     """
     count = Counter() if skipped is None else Counter(skipped)
@@ -200,8 +229,8 @@ def make_batch(
     pairs = TwoHands(left, right, hands.hands, arrays, masks[0], masks[1])
     keep = masks[0] | masks[1]
     count["no hand"] += int((~keep).sum())
-    known = None if joints is None else torch.as_tensor(joints, dtype=torch.float32)[keep]
-    return Batch(split, pairs[keep], known, +count)
+    known = lambda values: None if values is None else torch.as_tensor(values, dtype=torch.float32)[keep]
+    return Batch(split, pairs[keep], known(joints), known(vertices), +count)
 
 
 def stacked(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from .base import Batch, DataSet, hand_distance, joint_error
+from ..objects import OBJECT_NAME, object_points
+from .base import Batch, DataSet, Shapes, hand_distance, joint_error
 from .importing import default_selection, hands_for
 from .sets import dataset_named
 
@@ -20,6 +22,9 @@ __all__ = ["check"]
 _FAR = 0.02
 #: But they lie so on both sides: one side that is this far off, and three times as far as the other, is wrong. Metres.
 _LOPSIDED = 0.004
+#: An object that is used is nearer to a joint than this, in the median of frames. Metres.
+_HELD = 0.1
+_POINTS = 512
 
 
 def check(
@@ -48,20 +53,17 @@ def check(
     failure = None
     try:
         for batch in data.read(Path(folder), models):
-            batches.append(_first(batch, num - count))
+            batches.append(batch.first(num - count))
             count += len(batches[-1].hands)
             if count >= num:
                 break
     except (ValueError, OSError) as error:
         failure = " ".join(str(error).split())
     yield from _report(data, batches)
+    if data.shapes is not None and batches:
+        yield from _objects(data.shapes, Path(folder), batches)
     if failure is not None:
         yield failure, False
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    joints = None if batch.joints is None else batch.joints[:count]
-    return Batch(batch.split, batch.hands[:count], joints, batch.skipped)
 
 
 def _report(data: DataSet, batches: list[Batch]) -> Iterator[tuple[str, bool]]:
@@ -88,6 +90,7 @@ def _joints(batches: list[Batch]) -> Iterator[tuple[str, bool]]:
     if not torch.isfinite(error).any():
         yield "joints: the data set has none beside these parameters, so conventions could not be compared", True
         return
+    what = "joints" if any(batch.joints is not None for batch in batches) else "vertices"
     medians = error.nanmedian(0).values
     worst = error.nanquantile(0.99)
     left, right = medians.nan_to_num().tolist()
@@ -95,7 +98,7 @@ def _joints(batches: list[Batch]) -> Iterator[tuple[str, bool]]:
     lopsided = known and max(left, right) > max(_LOPSIDED, 3 * min(left, right))
     good = max(left, right) < _FAR and not lopsided
     yield (
-        f"joints: {1000 * medians[0]:.1f} mm (left) and {1000 * medians[1]:.1f} mm (right) from the data set's own in "
+        f"{what}: {1000 * medians[0]:.1f} mm (left) and {1000 * medians[1]:.1f} mm (right) from the data set's own in "
         f"the median, {1000 * worst:.0f} mm in the worst hundredth",
         good,
     )
@@ -111,6 +114,35 @@ def _joints(batches: list[Batch]) -> Iterator[tuple[str, bool]]:
         else:
             text = "poses are off: are the hand models MANO's own (not the open hand), and of this data set's version?"
         yield text, False
+
+
+def _objects(read: Callable[[Path], Shapes], folder: Path, batches: list[Batch]) -> Iterator[tuple[str, bool]]:
+    """Shapes, and whether hands are where objects are, as they are when somebody holds them."""
+    try:
+        shapes, note = read(folder)
+    except (ValueError, OSError) as error:
+        yield " ".join(str(error).split()), False
+        return
+    yield f"objects: {note}", True
+    distances, unknown = [], set[str]()
+    for batch in batches:
+        names = np.asarray(batch.hands.extras[OBJECT_NAME], dtype=str)
+        unknown |= set(names.tolist()) - {"", *shapes}
+        known = np.isin(names, list(shapes))
+        hands = batch.hands[torch.from_numpy(known)]
+        if len(hands) == 0:
+            continue
+        points = object_points(hands, shapes, _POINTS)
+        near = [torch.cdist(joints, points).flatten(1).amin(1) for joints in hands.joints21()]
+        both = [torch.where(there, gap, torch.inf) for there, gap in zip(hands.valid, near, strict=True)]
+        distances.append(torch.minimum(*both))
+    if shapes and unknown:
+        yield f"objects without a shape: {', '.join(sorted(unknown))}", False
+    if distances:
+        gap = float(torch.cat(distances).median())
+        yield f"objects: nearest joint of either hand {1000 * gap:.0f} mm away in the median", gap < _HELD
+        if gap >= _HELD:
+            yield "nobody holds these objects: their places and the hands are in different frames or units", False
 
 
 def _numbers(batches: list[Batch]) -> Iterator[tuple[str, bool]]:

@@ -23,6 +23,7 @@ from ..hands import HandModel, HandPair
 from ..params import HandParams
 from ..rotations import matrix_to_axis_angle
 from .base import Batch, DataSet, chunked, load_json, make_batch, stable_split
+from .meshes import read_ply
 
 __all__ = ["HIC", "fit_vertices", "read_hic"]
 
@@ -120,6 +121,12 @@ def _hand(x: Tensor) -> HandParams:
     return HandParams(x[..., :3], x[..., 3:48], x[..., 48:58], x[..., 58:])
 
 
+def _mesh(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, but HIC.json names it")
+    return read_ply(path)
+
+
 def _sequence(name: str) -> str:
     return name.rpartition("/")[0]
 
@@ -127,12 +134,14 @@ def _sequence(name: str) -> str:
 def _batch(folder: Path, split: str, group: Sequence[tuple[str, str, Mapping[str, Any]]], hands: HandPair) -> Batch:
     skipped: Counter[str] = Counter()
     sides, masks = {}, []
-    for side in ("left", "right"):
+    own = np.full((len(group), 2, 778, 3), np.nan, np.float32)
+    for index, side in enumerate(("left", "right")):
         paths = [item[2][side] for item in group]
         there = np.array([path is not None for path in paths])
         values = torch.zeros(len(group), 61)
         if there.any():
-            meshes = np.stack([_read_ply(folder / path) for path in paths if path is not None])
+            meshes = np.stack([_mesh(folder / path) for path in paths if path is not None])
+            own[there, index] = meshes
             hand, distance = fit_vertices(getattr(hands, side), torch.as_tensor(meshes))
             values[torch.as_tensor(there)] = torch.cat(list(hand.as_dict().values()), -1).float()
             off = distance.numpy() > _OFF
@@ -145,46 +154,8 @@ def _batch(folder: Path, split: str, group: Sequence[tuple[str, str, Mapping[str
         "frame": np.array([int(Path(item[0]).stem) if Path(item[0]).stem.isdecimal() else -1 for item in group]),
         "interacting": np.array([item[1] == "interacting" for item in group]),
     }
-    return make_batch(
-        split, pair_of(sides["left"], sides["right"], hands), (masks[0], masks[1]), extras, None, +skipped
-    )
-
-
-def _read_ply(path: Path) -> np.ndarray:
-    """(778, 3) vertices of an ASCII or binary little-endian .ply, float32."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, but HIC.json names it")
-    data = path.read_bytes()
-    head, end, body = data.partition(b"end_header\n")
-    lines = head.decode("latin1").split("\n")
-    try:
-        if not end or lines[0].strip() != "ply":
-            raise ValueError("no header")
-        form = next(line.split()[1] for line in lines if line.startswith("format"))
-        start = next(i for i, line in enumerate(lines) if line.split()[:2] == ["element", "vertex"])
-        count = int(lines[start].split()[2])
-        fields: list[tuple[str, str]] = []
-        for line in lines[start + 1 :]:
-            words = line.split()
-            if words[:1] != ["property"]:
-                break
-            kinds = {"float": "<f4", "float32": "<f4", "double": "<f8", "float64": "<f8", "uchar": "u1", "uint8": "u1"}
-            fields.append((words[2], kinds[words[1]]))
-        if form == "ascii":
-            rows = [line.split() for line in body.decode("latin1").split("\n")[:count]]
-            table = np.array([row[: len(fields)] for row in rows], np.float64)
-            columns = {name: table[:, i] for i, (name, _) in enumerate(fields)}
-        elif form == "binary_little_endian":
-            records = np.frombuffer(body, np.dtype(fields), count)
-            columns = {name: records[name] for name, _ in fields}
-        else:
-            raise ValueError(f"format {form}")
-        vertices = np.stack([columns[axis] for axis in "xyz"], -1).astype(np.float32)
-        if vertices.shape != (778, 3):
-            raise ValueError(f"{len(vertices)} vertices")
-    except (ValueError, KeyError, IndexError, StopIteration) as error:
-        raise ValueError(f"{path} should be a .ply of 778 vertices ({error}); it is damaged or another mesh") from None
-    return vertices
+    pairs = pair_of(sides["left"], sides["right"], hands)
+    return make_batch(split, pairs, (masks[0], masks[1]), extras, vertices=own, skipped=+skipped)
 
 
 HIC = DataSet(

@@ -1,7 +1,8 @@
 """A data set as a corpus: shards `train-*.npz`, `val-*.npz`, `test-*.npz` and a manifest, as the synthetic one has.
 
 Training, tables and statistics read them as they read any corpus; whoever reads them passes the same hand models, since
-the parameters belong to MANO (`train --hands MANO`).
+the parameters belong to MANO (`train --hands MANO`). Where a data set has objects, pairs say in extras which one and
+where (`interhand_prior.objects`), and their shapes stand beside the shards, once.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from typing import Any
 from .._version import __version__
 from ..files import make_writable
 from ..hands import HandPair, load_hands, open_hands
+from ..objects import OBJECT_NAME, SHAPES_NAME, save_shapes
 from ..params import TwoHands
 from .base import DataSet, Selection
 from .manifest import MANIFEST, write_manifest
 from .sets import dataset_named
+from .synthetic.statistics import summarise
 
 __all__ = ["default_selection", "hands_for", "import_corpus"]
 
@@ -91,15 +94,17 @@ def import_corpus(
     source, target = Path(folder), Path(out)
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is not a folder; pass that of {data.title}")
+    shapes = None if data.shapes is None else data.shapes(source)
     _claim(target, overwrite)
     manifest: dict[str, Any] = {
         "format": _FORMAT,
         "kind": "import",
         "version": __version__,
         "dataset": data.title,
+        "licence": f"that of {data.title}: its terms hold for these shards, and may for what is trained on them",
         "convention": data.convention,
-        "hands": "open hand" if hands is None or hands == "open" else "MANO",
-        "hands_key": _key(models),
+        "hands": _called(hands),
+        "hands_key": None if hands is None else _key(models),
         "selection": asdict(selection),
         "complete": False,
     }
@@ -123,8 +128,26 @@ def import_corpus(
         "singles": {name[7:]: count for name, count in writer.counts.items() if name.startswith("single-")},
         "left_out": dict(sorted(skipped.items())),
     }
+    if shapes is not None:
+        if shapes.found:
+            save_shapes(shapes.found, target / SHAPES_NAME)
+        manifest["objects"] = {
+            "shapes": sorted(shapes.found),
+            "without a shape": sorted(writer.objects - {"", *shapes.found}),
+            "note": shapes.note,
+        }
+    if manifest["pairs"]:
+        paths = [target / name for name in writer.shards if not name.startswith("single-")]
+        manifest["statistics"] = summarise(TwoHands.load(path, hands=models) for path in paths)
     write_manifest(target, manifest)
     return manifest
+
+
+def _called(hands: Any) -> str:
+    """Whose the parameters are, for the manifest."""
+    if hands is None:
+        return "MANO, not given: distances between hands were taken on the open hand"
+    return "open hand" if isinstance(hands, str) and hands == "open" else "MANO"
 
 
 class _Writer:
@@ -134,6 +157,7 @@ class _Writer:
         self.folder, self.size = folder, size
         self.shards: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
+        self.objects: set[str] = set()
         self._waiting: dict[str, list[TwoHands]] = defaultdict(list)
 
     def add(self, split: str, pairs: TwoHands) -> None:
@@ -156,6 +180,7 @@ class _Writer:
     def _write(self, split: str, pairs: TwoHands) -> None:
         name = f"{split}-{sum(n.startswith(f'{split}-') for n in self.shards):05d}.npz"
         pairs.save(self.folder / name)
+        self.objects.update(map(str, pairs.extras.get(OBJECT_NAME, ())))
         self.shards[name] = len(pairs)
         self.counts[split] += len(pairs)
 
@@ -180,6 +205,5 @@ def _claim(folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{folder} holds another corpus or other shards; choose an empty folder")
     if not overwrite:
         raise FileExistsError(f"{folder} holds an import already; pass --overwrite to replace it, or another folder")
-    for shard in shards:
-        shard.unlink()
-    path.unlink()
+    for old in (*shards, path, folder / SHAPES_NAME):
+        old.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
 """Re:InterHand (Moon et al., NeurIPS 2023): `{capture}/mano_fits/params/{frame}_{left|right}.json`.
 
 Each file is one hand in InterHand2.6M's layout: pose 48, shape 10, trans 3, in the world. The data set has no lists of
-splits on disk: a capture belongs to a split by a hash of its name.
+splits on disk: a capture belongs to a split by a hash of its name. The same hands as meshes stand in
+`mano_fits/meshes/{frame}_{left|right}.ply`, in millimetres. They tell nothing but whether the conventions are right, so
+one of sixteen is read where they are there.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ from ..convert import interhand26m_to_hands
 from ..hands import HandPair
 from .base import Batch, DataSet, chunked, load_json, make_batch, paths_below, stable_split, stacked
 from .interhand26m import FIELDS
+from .meshes import read_ply
 
 __all__ = ["REINTERHAND", "read_reinterhand"]
+
+_EVERY = 16
 
 
 def read_reinterhand(folder: Path, hands: HandPair) -> Iterator[Batch]:
@@ -45,7 +50,21 @@ def read_reinterhand(folder: Path, hands: HandPair) -> Iterator[Batch]:
             numbers = [int(frame) if frame.isdecimal() else -1 for frame in group]
             extras = {"sequence": np.full(len(group), capture), "frame": np.array(numbers, np.int64)}
             pairs = interhand26m_to_hands(sides, hands)
-            yield make_batch(stable_split(capture), pairs, (masks[0], masks[1]), extras)
+            own = _vertices(place.with_name("meshes"), group)
+            yield make_batch(stable_split(capture), pairs, (masks[0], masks[1]), extras, vertices=own)
+
+
+def _vertices(folder: Path, frames: list[str]) -> np.ndarray | None:
+    """(N, 2, 778, 3) metres, NaN where no mesh was read; None where none was."""
+    known = np.full((len(frames), 2, 778, 3), np.nan, np.float32)
+    for index in range(0, len(frames), _EVERY):
+        for side, name in enumerate(("left", "right")):
+            path = folder / f"{frames[index]}_{name}.ply"
+            if path.is_file():
+                mesh = read_ply(path)
+                # No hand is a metre long.
+                known[index, side] = mesh / 1000 if np.ptp(mesh, axis=0).max() > 1 else mesh
+    return known if np.isfinite(known).any() else None
 
 
 REINTERHAND = DataSet(

@@ -56,7 +56,7 @@ def load_hands(source: Any = None, *, fix_left_shapedirs: bool = True) -> HandPa
             - None or "open": the bundled open hand, which needs no licence;
             - a folder with MANO_RIGHT.pkl and MANO_LEFT.pkl, or .npz files of the same keys (`load_mano_folder`);
             - a pair (left_layer, right_layer), or a mapping with the keys left and right, of smplx MANO layers,
-              HandModels, or layers with the buffers of manopth's ManoLayer. They are copied. How they treat the pose
+              HandModels, or manopth's or manotorch's ManoLayers. They are copied. How they treat the pose
               (`use_pca`, `flat_hand_mean`) does not matter, since poses here are absolute;
             - a HandPair: returned as it is.
         fix_left_shapedirs: mirror the left shapedirs, in the copy, where they equal the right ones (a known bug of

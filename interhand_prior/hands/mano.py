@@ -47,6 +47,9 @@ _ALLOWED: dict[tuple[str, str], str] = {
 }
 _RULES = Rules(_ALLOWED, _MAX_OPCODES, "which no MANO model needs", "Delete it and fetch MANO from its authors")
 
+_PLACES = (".", "mano", "models", "mano/models", "models/mano", "mano_v1_2/models", "mano/mano_v1_2/models")
+"""Where files are below the folder that people pass; the first of the best is taken."""
+
 _KEYS = (
     "v_template",
     "shapedirs",
@@ -67,7 +70,8 @@ def load_mano_folder(
 
     Args:
         folder: holds MANO_RIGHT.pkl and MANO_LEFT.pkl (or .npz files of the same keys), itself or in a folder
-            `mano` (smplx's layout) or `models` (the official archive's).
+            `mano` (smplx's layout), `models` (the official archive's, `mano_v1_2`) or `mano/models` (manopth's and
+            manotorch's); the folder in which the archive was unpacked will do, too.
         fix_left_shapedirs: mirror the left shapedirs where they equal the right ones (a known bug of the released
             MANO_LEFT.pkl); see `HandArrays.with_left_shapedirs_fixed`. False keeps the file's.
 
@@ -81,9 +85,13 @@ def load_mano_folder(
     folder = Path(folder)
     if not folder.is_dir():
         hint = f"; pass the folder, {folder.parent}" if folder.is_file() else ""
+        if folder.is_file() and folder.suffix.lower() == ".zip":
+            hint = "; unpack it, and pass the folder that comes out"
         raise FileNotFoundError(f"{folder} is not a folder; it should hold MANO_RIGHT.pkl and MANO_LEFT.pkl{hint}")
-    places = [place for place in (folder, folder / "mano", folder / "models") if _find(place, "RIGHT")]
-    place = places[0] if places else folder
+    places = [folder / name for name in _PLACES]
+    # Where one hand is, the other one is missing; say so of that place.
+    places = sorted(places, key=lambda place: -sum(_find(place, side) is not None for side in ("LEFT", "RIGHT")))
+    place = places[0]
     hands: dict[str, HandArrays] = {}
     for side in ("left", "right"):
         path = _find(place, side.upper())

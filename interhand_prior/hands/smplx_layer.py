@@ -27,6 +27,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "f": ("faces_tensor", "faces", "th_faces"),
     "parents": ("parents", "kintree_parents"),
 }
+# smplx's, manopth's (all of them, whatever ncomps is) and manotorch's (ncomps of them).
+_COMPONENTS = ("np_hand_components", "th_comps", "th_selected_comps")
 
 
 def is_layer(value: Any) -> bool:
@@ -42,8 +44,8 @@ def arrays_from_layer(layer: Any, name: str) -> HandArrays:
         name: what to call it in errors.
 
     Returns:
-        Checked arrays. hands_mean is None where the layer was made with flat_hand_mean=True, and hands_components
-        where it holds fewer than 45, because neither can then be told.
+        Checked arrays. hands_mean is None where the layer was made with flat_hand_mean=True or takes matrices or
+        quaternions, and hands_components where it holds fewer than 45, because neither can then be told.
 
     Raises:
         TypeError: it has not the buffers of a MANO layer.
@@ -69,9 +71,10 @@ def arrays_from_layer(layer: Any, name: str) -> HandArrays:
     mean = _get(layer, ("hand_mean", "th_hands_mean"))
     if mean is not None and np.any(_numpy(mean) != 0):
         data["hands_mean"] = _numpy(mean).reshape(-1)
-    components = _get(layer, ("np_hand_components", "th_comps"))
-    if components is not None and np.shape(components) == (45, 45):
-        data["hands_components"] = _numpy(components)
+    for components in (getattr(layer, name, None) for name in _COMPONENTS):
+        if components is not None and np.shape(components) == (45, 45):
+            data["hands_components"] = _numpy(components)
+            break
     return HandArrays.from_mapping(data, name)
 
 

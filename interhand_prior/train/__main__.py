@@ -12,13 +12,11 @@ from typing import Any, get_type_hints
 
 import torch
 
-from ..files import write_atomically
-from ..hub import CARD_NAME, load_prior, push_folder
+from ..hub import load_prior, push_folder
 from ..networks import NETWORKS, NEW_NETWORKS, NetworkConfig, network_config
 from ..params import TwoHands
 from ..prior import TwoHandPrior
 from ..sampling import sample
-from .card import model_card
 from .options import StopRequest, add_options, chosen_config, read_settings
 from .prior import Evaluate, train
 from .trainer import TrainingDiverged
@@ -105,7 +103,6 @@ def fhid(count: int) -> Evaluate:
 def _publish(prior: TwoHandPrior, folder: Path, options: Mapping[str, Any]) -> None:
     repository = options["push_to_hub"]
     if repository is not None:
-        write_atomically(folder / CARD_NAME, model_card(prior, repository).encode())
         commit = push_folder(folder, repository, private=options["private"])
         print(f"pushed to {repository} (revision {commit})")
     print(folder)

@@ -10,19 +10,17 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from ..files import write_atomically
 from ..hands import HandPair, load_hands
-from ..hub import CARD_NAME
 from ..networks import NetworkConfig, make_denoiser
 from ..official import PCANormalizer
 from ..params import TwoHands
 from ..prior import TwoHandPrior
 from ..schedule import CosineSchedule
-from .card import model_card
 from .config import TrainConfig
 from .data import PairSource, TrainingData, mixture, read_samples
 from .diffusion import DiffusionTask, fresh
 from .distributed import launched
+from .origin import origin
 from .run import refuse_start, run, stored_normalizer, threads
 
 __all__ = ["Evaluate", "train"]
@@ -114,6 +112,7 @@ def train(
         else:
             norm = stored_normalizer(out) or data.train.moments().normalizer()
         info["data"] = {
+            **origin(cast(Any, pairs) if weights is not None else [pairs], data.hands),
             "fingerprint": data.train.fingerprint,
             "samples in a pass": data.train.count,
             "hands alone": data.train.singles,
@@ -138,9 +137,6 @@ def train(
         )  # fmt: skip
         folder = out / task.result
         prior = TwoHandPrior.from_folder(folder, hands=task.hands)
-        if processes.is_main:
-            write_atomically(folder / CARD_NAME, model_card(prior).encode())
-        processes.wait()
     return prior
 
 

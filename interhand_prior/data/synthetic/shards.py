@@ -225,7 +225,14 @@ def generate_corpus(
 
 
 def _manifest(config: CorpusConfig) -> dict[str, Any]:
-    return {"format": _FORMAT, "version": __version__, "hands": "open hand", "config": config.as_json()}
+    return {
+        "format": _FORMAT,
+        "version": __version__,
+        "dataset": "synthetic corpus of interhand_prior",
+        "licence": "needs none: made by interhand_prior on its open hand",
+        "hands": "open hand",
+        "config": config.as_json(),
+    }
 
 
 def _claim(folder: Path, config: CorpusConfig) -> None:
