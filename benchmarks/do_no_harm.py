@@ -180,7 +180,15 @@ def compare(before: Tensor, after: Tensor, draws: int, seed: int) -> dict[str, A
     return result
 
 
-def curve(prior: TwoHandPrior, gauss: GaussianPrior, pairs: Pairs, loop: str, steps: int, seed: int) -> dict[str, Any]:
+class Errors(NamedTuple):
+    """Errors (3, factors, N): of the start, of the loop without a prior, and with each prior."""
+
+    initial: Tensor
+    before: Tensor
+    after: dict[str, Tensor]
+
+
+def measure(prior: TwoHandPrior, gauss: GaussianPrior, pairs: Pairs, loop: str, steps: int, seed: int) -> Errors:
     """One loop on one kind of pairs, at all factors at once: no pair of a batch touches another."""
     believed, sees, depth = LOOPS[loop]
     many = len(FACTORS)
@@ -198,14 +206,24 @@ def curve(prior: TwoHandPrior, gauss: GaussianPrior, pairs: Pairs, loop: str, st
     of = lambda hands: errors(hands, truth).unflatten(-1, (many, -1))
     initial = of(start)
     before = of(fit(start, data, None, seen, steps, scale)) if sees else initial
+    priors = arms(prior, gauss, start, deviations(factor, depth), seed)
+    return Errors(
+        initial, before, {name: of(fit(start, data, arm, seen, steps, scale)) for name, arm in priors.items()}
+    )
+
+
+def curve(parts: Sequence[Errors]) -> dict[str, Any]:
+    """Means and ratios over the pairs of several seeds."""
+    join = lambda values: torch.cat(list(values), -1)
+    initial, before = join(part.initial for part in parts), join(part.before for part in parts)
     result: dict[str, Any] = {
         "initial error": dict(zip(METRICS, initial.mean(-1), strict=True)),
         "error without": dict(zip(METRICS, before.mean(-1), strict=True)),
         "arms": {},
     }
-    for name, arm in arms(prior, gauss, start, deviations(factor, depth), seed).items():
-        after = of(fit(start, data, arm, seen, steps, scale))
-        result["arms"][name] = row = compare(before, after, 500, seed)
+    for name in parts[0].after:
+        row = compare(before, join(part.after[name] for part in parts), 500, 0)
+        result["arms"][name] = row
         print(f"    {name:10s}", *(f"{m} {' '.join(f'{v:.3f}' for v in row[m]['ratio'])}" for m in METRICS), flush=True)
     return result
 
@@ -254,10 +272,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--data", type=Path, help="corpus folder; default: samples of the prior (a smoke test only)")
     parser.add_argument("--leap", type=Path, help="an .npz of real frames: joints_l, joints_r, confidence, recording")
     parser.add_argument("--prior", default="bundled")
-    parser.add_argument("--num", type=int, default=128, help="pairs of each kind")
+    parser.add_argument("--num", type=int, default=128, help="pairs of each kind and seed")
     parser.add_argument("--train", type=int, default=20000, help="pairs that the Gaussian is fitted to, at most")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the pairs' turns and all errors")
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(LOOPS))
     parser.add_argument("--out", type=Path, help="folder for the result; default: benchmarks/results")
     args = parser.parse_args(argv)
@@ -266,27 +284,33 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     train, held_out = splits(args.data, prior, args.num, args.train, "test")
     if prior.require_calibration().noise_table is None:
         pairs = train if args.data is None else read_pairs(args.data, "val")
-        prior.calibration = replace(prior.require_calibration(), noise_table=noise_table(prior, pairs, args.seed))
+        prior.calibration = replace(prior.require_calibration(), noise_table=noise_table(prior, pairs))
     gauss = GaussianPrior(prior, train)
     kinds = {
-        "corpus": corpus_pairs(held_out, prior, args.seed),
-        "20 cm apart": corpus_pairs(held_out, prior, args.seed, apart=0.2),
+        "corpus": lambda seed: corpus_pairs(held_out, prior, seed),
+        "20 cm apart": lambda seed: corpus_pairs(held_out, prior, seed, apart=0.2),
     }
     if args.leap is not None:
-        kinds["real"] = leap_pairs(args.leap, prior, args.num)
+        real = leap_pairs(args.leap, prior, args.num)
+        kinds["real"] = lambda seed: real
+    made = {kind: [make(seed) for seed in args.seeds] for kind, make in kinds.items()}
     numbers: dict[str, Any] = {
         "factors": FACTORS,
         "full errors": BASE._asdict(),
-        "num": {kind: len(pairs.hands) for kind, pairs in kinds.items()},
+        "num": {kind: sum(len(pairs.hands) for pairs in parts) for kind, parts in made.items()},
         "steps": args.steps,
-        "seed": args.seed,
+        "seeds": args.seeds,
         "pairs": {},
     }
-    for kind, pairs in kinds.items():
+    for kind, parts in made.items():
         numbers["pairs"][kind] = {}
         for loop in args.loops:
-            print(f"{kind}, {loop}")
-            numbers["pairs"][kind][loop] = curve(prior, gauss, pairs, loop, args.steps, args.seed)
+            print(f"{kind}, {loop}", flush=True)
+            found = [
+                measure(prior, gauss, pairs, loop, args.steps, seed)
+                for pairs, seed in zip(parts, args.seeds, strict=True)
+            ]
+            numbers["pairs"][kind][loop] = curve(found)
     write_result("do_no_harm", numbers, folder=args.out)
     return numbers
 

@@ -173,6 +173,21 @@ def test_a_pair_stands_as_the_relative_place_says(lifter: network.Lifter, images
     torch.testing.assert_close(wrists[0], open_hands().left.joints(lifted.left)[:, 0])
 
 
+def test_the_relative_place_keeps_each_wrist_on_its_ray(lifter: network.Lifter, images: scenes.Images) -> None:
+    """Two wrists on the rays of those that the hands have by themselves, as far apart as is said, have no choice."""
+    lifted = lifter(images.seen, images.confidence)
+    wrists = lifted.joints[:, :, 0]
+    rays = (wrists / wrists[..., 2:]).double()
+    normal = torch.linalg.cross(rays[:, 0], rays[:, 1])
+    out_of_plane = (lifted.apart * normal).sum(-1).abs() / normal.norm(dim=-1)
+    assert out_of_plane.max() < 1e-4
+    nearer, farther = torch.linalg.lstsq(rays.mT * torch.tensor((-1.0, 1.0)), lifted.apart.double()[..., None])[
+        0
+    ].unbind(1)
+    middle = wrists[..., 2].log().mean(1).exp()
+    torch.testing.assert_close((nearer + farther)[:, 0] / 2, middle.double(), atol=1e-4, rtol=1e-3)
+
+
 def truth_as_lifted(images: scenes.Images) -> network.Lifted:
     return network.Lifted(
         images.truth.left, images.truth.right, images.joints, images.joints[:, 1, 0] - images.joints[:, 0, 0]

@@ -2,8 +2,8 @@
 
 One trunk serves both hands, the left one mirrored. It sees a hand's joints in that hand's own crop, those of both
 hands in the crop of the pair, their confidence, and where the crops are. Each hand gets its own global_orient,
-hand_pose, betas and place before the camera; the right wrist seen from the left one comes from a separate head that
-reads both hands.
+hand_pose, betas and place before the camera; how much farther away the right wrist is than the left one comes from a
+separate head that reads the joints of both.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Lifter(nn.Module):
         body = (Block(width) for _ in range(blocks))
         self.trunk = nn.Sequential(nn.Linear(_INPUT, width), *body, nn.LayerNorm(width))
         self.hand = nn.Linear(width, sum(_HEAD.values()))
-        join = nn.Linear(_BETWEEN, width), Block(width), Block(width), nn.LayerNorm(width), nn.Linear(width, 3)
+        join = nn.Linear(_BETWEEN, width), Block(width), Block(width), nn.LayerNorm(width), nn.Linear(width, 1)
         self.join = nn.Sequential(*join)
         for head in (self.hand, self.join[-1]):
             nn.init.normal_(head.weight, std=1e-3)
@@ -131,14 +131,16 @@ class Lifter(nn.Module):
             one = hand[:, index].mirrored() if side == "left" else hand[:, index]
             both.append(replace(one, transl=wrist[:, index] - model.rest_joints(one.betas)[:, 0]))
         joints = torch.stack((self.models.left.joints21(both[0]), self.models.right.joints21(both[1])), 1)
-        # Where the wrists were if they were equally far, and what the head says beside it. As in InterWild, the head
-        # reads the joints of both hands and teaches those who found them nothing.
-        far = torch.cat((ray, torch.ones_like(ray[..., :1])), -1) * depth.log().mean(1).exp()[:, None, None]
-        flat = (far[:, 1] - far[:, 0]).detach()
+        # As in InterWild, the head reads the joints of both hands and teaches those who found them nothing. Each wrist
+        # is on the ray on which it is seen; the head says how much farther the right one is.
         around = (joints - joints[:, :, :1]).detach().flatten(1) / _APART
-        ratio = (depth[:, 1:] / depth[:, :1]).log().detach()
-        between = torch.cat((around, confidence.sqrt().flatten(1), flat / _APART, ratio), -1)
-        return Lifted(both[0], both[1], joints, flat + _APART * self.join(between))
+        ray, depth = torch.cat((ray, torch.ones_like(ray[..., :1])), -1).detach(), depth.detach()
+        middle = depth.log().mean(1).exp()[:, None]
+        flat = middle * (ray[:, 1] - ray[:, 0])
+        ratio = (depth[:, 1:] / depth[:, :1]).log()
+        farther = _APART * self.join(torch.cat((around, confidence.sqrt().flatten(1), flat / _APART, ratio), -1))
+        apart = (middle + farther / 2) * ray[:, 1] - (middle - farther / 2) * ray[:, 0]
+        return Lifted(both[0], both[1], joints, apart)
 
 
 def crop(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
