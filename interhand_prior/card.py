@@ -98,7 +98,7 @@ def model_card(prior: TwoHandPrior, where: str | None = None) -> str:
     alone = ", and of a hand without the other" if prior.denoiser.config.alone else ""
     text = [_HEAD.format(alone=alone, where=json.dumps(where or "PATH"), note=note)]
     text += ["## Licence", "", *_table(licences), ""]
-    if UNKNOWN in licences.values():
+    if any(UNKNOWN in str(value) for value in licences.values()):
         text += ["Unknown means that it was not recorded. Ask whoever trained this before you use or share it.", ""]
     text += ["## Data", "", *_table(known | data), "", "## Limits", "", *_limits(prior, str(known["hands"])), ""]
     text += ["## Facts", "", *_table(facts), "", "Network:", "", *_table(network_facts(prior.denoiser.config))]

@@ -97,7 +97,9 @@ def _path(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _file(path: Path) -> Iterator[tuple[str, bool]]:
-    if path.suffix in (".pth", ".pt", ".ckpt"):
+    if path.suffix.lower() == ".zip":
+        yield "an archive: unpack it, and give the folder that comes out", False
+    elif path.suffix in (".pth", ".pt", ".ckpt"):
         yield _tried("checkpoint", lambda: _released(path))
     elif path.suffix == ".npz" and not path.name.upper().startswith("MANO"):
         yield _tried("pairs", lambda: _pairs(path))

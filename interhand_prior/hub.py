@@ -165,7 +165,9 @@ def push_folder(
 
     api = HfApi(endpoint=_endpoint(), token=token)
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        # Asked first: who may write to a repository need not have the right to make one.
+        if not api.repo_exists(repo_id):
+            api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         parent = api.repo_info(repo_id, revision=revision).sha

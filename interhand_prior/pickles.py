@@ -31,6 +31,7 @@ __all__ = [
     "array",
     "from_bytes",
     "need",
+    "pickle_in_npy",
     "read_inert",
     "read_npy",
     "read_plain",
@@ -251,20 +252,32 @@ def read_npy(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     data = _bytes_of(path)
-    stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        dtype = read_header(stream)[2]
-        if not dtype.hasobject:
+        content = pickle_in_npy(data)
+        if content is None:
             return np.load(io.BytesIO(data), allow_pickle=False)
-        need(dtype == np.dtype(object), "an array of records that hold objects")
     except Exception as error:
         raise ValueError(f"{path} is damaged or not an .npy file ({error}); nothing in it was executed") from error
-    values = _plain(data[stream.tell() :], path)
+    values = _plain(content, path)
     if not isinstance(values, list) or len(values) != 1:
         raise ValueError(f"{path} holds an array of objects; it should hold one dictionary. Nothing was executed")
     return values[0]
+
+
+def pickle_in_npy(data: bytes) -> bytes | None:
+    """The pickle that an .npy file of objects holds behind its header; None: it holds numbers.
+
+    Raises:
+        Exception: it is damaged.
+    """
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    dtype = read_header(stream)[2]
+    if not dtype.hasobject:
+        return None
+    need(dtype == np.dtype(object), "an array of records that hold objects")
+    return data[stream.tell() :]
 
 
 def _bytes_of(path: Path) -> bytes:

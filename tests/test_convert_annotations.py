@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from dataclasses import replace
 from unittest import mock
 
@@ -28,6 +29,7 @@ from interhand_prior.convert import (
     interhand26m_camera,
     interhand26m_to_hands,
     refit_left,
+    smplx_body,
     smplx_to_hands,
     with_released_left,
     wrapped,
@@ -82,7 +84,7 @@ def test_forms_refuse_what_they_cannot_be():
     right = open_hands().right
     with pytest.raises(TypeError, match="MANOLayer, which takes rotation matrices"):
         PoseForm.of_layer(make_layer("right", kind="MANOLayer"))
-    with pytest.raises(TypeError, match=r"smplx\.MANO, SMPLH or SMPLX, got Linear"):
+    with pytest.raises(TypeError, match=r"smplx\.MANO, SMPLH or SMPLX, or a ManoLayer, got Linear"):
         PoseForm.of_layer(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="side must be None for a MANO"):
         PoseForm.of_layer(layer, "left")
@@ -402,6 +404,23 @@ def test_smplx_there_and_back(body_file):
     turns = [axis_angle_to_matrix(x.unflatten(-1, (21, 3))) for x in (mine.body_pose, parameters["body_pose"])]
     torch.testing.assert_close(*turns, rtol=0, atol=1e-12)
     torch.testing.assert_close(mine.left_hand_pose, parameters["left_hand_pose"], rtol=0, atol=1e-12)
+
+
+def test_the_example_with_a_body_runs(body_file, prior):
+    code = "\n".join(line for line in smplx_body.__doc__.splitlines() if line.startswith("    ") and "R_" not in line)
+    body = make_body(body_file, flat_hand_mean=True, use_pca=False)
+    pose = {name: value.requires_grad_() for name, value in body_parameters(45).items()}
+    space = {"body": body, "pose": pose, "prior": prior, "sds_loss": sds_loss, "PoseForm": PoseForm}
+    space |= {"smplx_to_hands": smplx_to_hands, "hands_to_smplx": hands_to_smplx}
+    exec(textwrap.dedent(code), space)
+    space["loss"].backward()
+    for name in ("body_pose", "left_hand_pose", "right_hand_pose"):
+        assert pose[name].grad.abs().max() > 0
+    found = read_body(body, {**pose, **space["changed"]._asdict()})
+    for side in SIDES:
+        a, b = getattr(found, side).hand_pose, getattr(space["better"], side).hand_pose
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+    assert space["output"].vertices.shape == (4, 55 + 2 * 778, 3)
 
 
 def test_wrist_rotations_against_a_walk_up_the_tree():

@@ -172,8 +172,21 @@ def test_offline(fake_hub: FakeHub, saved: Path, cache: Path, monkeypatch: pytes
     assert fake_hub.requests == []
 
 
+def test_a_hub_that_does_not_answer(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.utils import LocalEntryNotFoundError
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(ConnectionError, match=r"did not answer.*HF_ENDPOINT"):
+        load_prior(REPO, cache_dir=cache)
+
+
+@pytest.mark.slow
 def test_a_silent_hub(fake_hub: FakeHub, saved: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in the cache is used, as the client does it; the rest is an error that says so."""
+    """The client tries again and again; then what is in the cache is used, and the rest is an error that says so."""
     fake_hub.commit_folder(REPO, saved)
     load_prior(REPO, cache_dir=cache)
     with socket.socket() as nobody:  # bound, but it does not listen
@@ -237,7 +250,7 @@ def test_a_gated_repository_gives_the_hubs_advice(fake_hub: FakeHub, saved: Path
             load_prior(REPO, cache_dir=cache, token=token)
         assert str(caught.value).endswith(f"The Hub says: {fake_hub.advice}")
     fake_hub.advice = ""
-    with pytest.raises(PermissionError, match="of that account.$"):
+    with pytest.raises(PermissionError, match=r"of that account\.$"):
         load_prior(REPO, cache_dir=cache)
     assert_same(load_prior(REPO, cache_dir=cache, token="secret"), make_prior())
 

@@ -60,7 +60,7 @@ def test_push_without_the_right(fake_hub: FakeHub, saved: Path, token: str | boo
 
 
 def test_push_with_the_stored_token_to_a_private_repository(
-    fake_hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    fake_hub: FakeHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "writer")
     make_prior().push_to_hub(REPO, private=True)
@@ -70,7 +70,7 @@ def test_push_with_the_stored_token_to_a_private_repository(
     assert_same(load_prior(REPO, cache_dir=cache), make_prior(1))
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(FileNotFoundError, match="private"):
-        load_prior(REPO, cache_dir=cache)
+        load_prior(REPO, cache_dir=tmp_path / "of somebody else")
 
 
 def test_push_verifies_first(fake_hub: FakeHub, saved: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import textwrap
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,10 @@ import torch
 from helpers import random_hand
 from torch import Tensor, nn
 
+from interhand_prior import load_prior, sample
 from interhand_prior.convert.poses import PoseForm
-from interhand_prior.hands import load_hands, open_hands
+from interhand_prior.hands import load_hands, open_hands, smplx_layer
+from interhand_prior.hands.export import export_mano
 from interhand_prior.rotations import axis_angle_to_matrix
 
 SIDES = ("left", "right")
@@ -165,3 +170,29 @@ def test_parameters_in_the_place_of_buffers_are_read_without_a_gradient() -> Non
     model = load_hands(layers).right
     assert not model.v_template.requires_grad
     torch.testing.assert_close(model.v_template, template[0] + 1e-3, rtol=0, atol=1e-6, check_dtype=False)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    export_mano(folder / "mano")
+    return folder
+
+
+def test_the_example_with_smplx_runs(models: Path) -> None:
+    smplx = pytest.importorskip("smplx")
+    text = smplx_layer.__doc__ or ""
+    code = textwrap.dedent("\n".join(line for line in text.splitlines() if line.startswith("    ")))
+    space: dict[str, Any] = {"smplx": smplx, "MODELS": str(models), "PoseForm": PoseForm, "load_prior": load_prior}
+    space["sample"] = lambda prior, count, seed: sample(prior, count, seed=seed, steps=2, penetration_scale=0.0)
+    exec(code, space)
+    pairs, form = space["pairs"], space["form"]
+    assert pairs.hands is space["prior"].hands
+    torch.testing.assert_close(space["vertices"], pairs.vertices()[0], rtol=0, atol=1e-6)
+    # The nearest pose of six components is no worse than the mean pose, which is one of them.
+    off = lambda pose: (pose - pairs.right.hand_pose).norm(dim=-1)
+    nearest = form.to_pose(form.from_pose(pairs.right.hand_pose))
+    assert (off(nearest) <= off(form.mean) + 1e-5).all()
+    same = pairs.right.map(lambda value: value)
+    wanted = open_hands().right(replace(same, hand_pose=nearest))[0]
+    torch.testing.assert_close(space["nearest"].detach(), wanted, rtol=0, atol=1e-5)

@@ -138,27 +138,6 @@ def test_dtype_follows_the_layer():
     assert models.left.dtype == models.left.v_template.dtype == torch.float64
 
 
-class Manopth(nn.Module):
-    """The buffers of manopth's and manotorch's ManoLayer."""
-
-    def __init__(self, side: str) -> None:
-        super().__init__()
-        data = mano_arrays(side)
-        for key in ("shapedirs", "posedirs", "J_regressor", "weights"):
-            self.register_buffer(f"th_{key}", torch.tensor(data[key]).float())
-        self.register_buffer("th_v_template", torch.tensor(data["v_template"]).float()[None])
-        self.register_buffer("th_faces", torch.tensor(data["f"].astype(np.int64)))
-        self.register_buffer("th_hands_mean", torch.tensor(data["hands_mean"]).float()[None])
-        self.register_buffer("th_comps", torch.tensor(data["hands_components"]).float())
-        self.kintree_parents = data["kintree_table"][0].tolist()
-
-
-def test_manopth_layers_are_taken():
-    models, hand = load_hands((Manopth("left"), Manopth("right"))), draw(2)
-    torch.testing.assert_close(models.left(hand)[0], open_hands().left(hand)[0])
-    torch.testing.assert_close(models.right.hands_components, open_hands().right.hands_components)
-
-
 def test_known_bug_of_the_left_shapedirs_is_repaired_in_the_copy(caplog):
     left, right = make_layer("left", left_bug=True), make_layer("right")
     before = left.shapedirs.clone()

@@ -276,6 +276,7 @@ def test_data_sets_and_licences_are_recorded_as_their_folders_say(corpus: Path, 
     assert prior.info["data"]["data sets"] == ["Mine", "Theirs"]
     assert prior.info["data"]["licence"] == "Mine: cc-by-4.0; Theirs: unknown"
     card = (tmp_path / "run" / "prior" / "README.md").read_text()
+    assert "Unknown means that it was not recorded" in card
     for row in ("| data sets | Mine; Theirs |", "| data | Mine: cc-by-4.0; Theirs: unknown |", "| weights | unknown |"):
         assert row in card
 

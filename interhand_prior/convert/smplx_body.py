@@ -7,6 +7,17 @@ frames and joint orders agree, so with the body's local rotations R_j
 
 and back, with the others kept, R_wrist = (R_pelvis ... R_elbow)^T R_hand. A hand has its place from the body's joints.
 What does not carry over is the shape: SMPL-X's hands take theirs from the body's betas and have their own vertices.
+
+With `body`, a smplx.SMPLX, and `pose`, what it is called with (global_orient, body_pose, left_hand_pose, ...):
+
+    forms = PoseForm.of_layer(body, "left"), PoseForm.of_layer(body, "right")
+    own = {name: pose[name] for name in ("global_orient", "body_pose", "left_hand_pose", "right_hand_pose")}
+    pair = smplx_to_hands(body(**pose).joints, **own, hands=prior.hands, forms=forms, align="middle_mcp")
+    loss = sds_loss(prior, pair.left, pair.right)  # its gradient reaches the arms and the fingers
+
+    better = prior.refine(pair.detach())
+    changed = hands_to_smplx(better, pose["global_orient"], pose["body_pose"], forms=forms)
+    output = body(**{**pose, **changed._asdict()})
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ chumpy by a stub and passing every other name on to pickle, as is often done, st
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..pickles import Inert as _Inert
-from ..pickles import Rules, Unreadable, array, from_bytes, need, read_inert, shape_of
+from ..pickles import Rules, Unreadable, array, from_bytes, need, pickle_in_npy, read_inert, shape_of
 from .arrays import HandArrays
 
 __all__ = ["load_mano_folder", "read_mano_file"]
@@ -112,7 +113,8 @@ def read_mano_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read one MANO file as plain numpy arrays, unchecked; `HandArrays.from_mapping` checks them.
 
     Args:
-        path: a .pkl as MANO's authors ship it, or saved again by Python 3; or an .npz of the same keys.
+        path: a .pkl as MANO's authors ship it, or saved again by Python 3; or an .npz of the same keys, where sparse
+            matrices may be pickled, as numpy does.
 
     Returns:
         The arrays that make up the hand, under MANO's keys; J_regressor dense.
@@ -148,12 +150,23 @@ def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
-        if total > 4 * _MAX_BYTES:
-            raise ValueError(f"it would unpack to {total} bytes")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in _KEYS if key in arrays.files}
+            need(total <= 4 * _MAX_BYTES, f"it would unpack to {total} bytes")
+            names = set(archive.namelist())
+            return {key: _from_npy(archive.read(f"{key}.npy"), path) for key in _KEYS if f"{key}.npy" in names}
+    except Unreadable:
+        raise
     except Exception as error:  # zipfile, zlib and numpy each raise their own for a damaged archive
-        raise ValueError(f"{path} is damaged or not an .npz of plain arrays ({error}); no pickle was opened") from error
+        raise ValueError(f"{path} is damaged or not an .npz of MANO ({error}); nothing in it was executed") from error
+
+
+def _from_npy(data: bytes, path: Path) -> np.ndarray:
+    content = pickle_in_npy(data)
+    if content is None:
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    # numpy pickles an array of objects; what is no array, such as a sparse matrix, stands in one of shape ().
+    state = read_inert(content, path, _RULES).state
+    need(isinstance(state, tuple) and isinstance(state[-1], list) and len(state[-1]) == 1, "an array of objects")
+    return _dense(state[-1][0])
 
 
 # Rebuilding arrays from what was recorded -----------------------------------------------------------------------

@@ -3,6 +3,21 @@
 Only their buffers are read, and copied; no such library is imported. `hand_pose` here is absolute, so how the layer
 was made (`use_pca`, `flat_hand_mean`) changes nothing in what this library computes; it only decides whether
 hands_mean and hands_components can be told from it.
+
+And back into smplx, whose names and units these are (a layer that takes offsets or PCA coefficients instead of absolute
+poses is given those by `convert.PoseForm`):
+
+    left, right = (
+        smplx.create(MODELS, "mano", is_rhand=is_right, use_pca=False, flat_hand_mean=True, batch_size=8)
+        for is_right in (False, True)
+    )
+    prior = load_prior(hands=(left, right))
+    pairs = sample(prior, 8, seed=0)
+    vertices = left(**pairs.left.as_dict()).vertices  # those of pairs.vertices()[0]
+
+    other = smplx.create(MODELS, "mano", is_rhand=True, batch_size=8)  # smplx's defaults: 6 components about the mean
+    form = PoseForm.of_layer(other)
+    nearest = other(**{**pairs.right.as_dict(), "hand_pose": form.from_pose(pairs.right.hand_pose)}).vertices
 """
 
 from __future__ import annotations

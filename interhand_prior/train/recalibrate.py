@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..card import model_card, write_card
 from ..checkpoint import read_checkpoint, write_checkpoint
 from ..hands import load_hands
 from ..hub import fetch_prior, load_prior
@@ -38,7 +39,9 @@ def recalibrate(source: str, pairs: TwoHands, out: Path, *, seed: int = 0) -> Pa
     kept = {name: value for name, value in tensors.items() if not name.startswith("critics.")}
     tables = {f"calibration.{name}": value for name, value in vars(prior.require_calibration()).items()}
     critics = {f"critics.{name}": value for name, value in prior.require_critics().tensors().items()}
-    return write_checkpoint(out, config, {**tables, **kept, **critics})
+    write_checkpoint(out, config, {**tables, **kept, **critics})
+    write_card(out, model_card(load_prior(out)))
+    return out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
