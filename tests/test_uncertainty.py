@@ -92,9 +92,9 @@ def test_familiar_is_bayes_rule(seed: int, size: float) -> None:
     root = size * torch.randn(3, 3, generator=generator(seed + 1), dtype=torch.float64)
     covariance = root @ root.T
     density = lambda at, std: multivariate_normal.pdf(at, cov=std**2 * torch.eye(3).double() + covariance)
-    share = lambda at: density(at, 1.0) / (density(at, 1.0) + density(at, 3.0))
+    near, anywhere = 0.1 * density(offset, 1.0), 0.9 * density(offset, 3.0)
     found = familiar(torch.stack((offset, -offset)), covariance.expand(2, 3, 3))
-    assert float(found) == pytest.approx(share(offset) / share(torch.zeros(3)), rel=1e-6, abs=1e-12)
+    assert float(found) == pytest.approx(near / (near + anywhere), rel=1e-6, abs=1e-12)
 
 
 def test_far_to_the_side_is_strange_and_far_in_depth_may_be_an_error() -> None:
@@ -103,7 +103,7 @@ def test_far_to_the_side_is_strange_and_far_in_depth_may_be_an_error() -> None:
     weights = [
         float(familiar(4 * torch.eye(3).double()[axis].expand(2, 3), covariance.expand(2, 3, 3))) for axis in (0, 2)
     ]
-    assert weights[0] < 0.1 < 0.5 < weights[1]
+    assert weights[0] < 0.01 < 0.1 < weights[1]
     nothing_known = Uncertainty(math.inf, math.inf, math.inf, math.inf)
     partner, _ = canonical_pair(prior, random_pairs(4, dtype=torch.float32).to(torch.float64))
     for uncertainty in (std, nothing_known):

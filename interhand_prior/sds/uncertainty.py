@@ -29,9 +29,9 @@ with s_j the errors of transl. A tenth of a radian moves hands that are 20 cm ap
 
 Where the prior has seen nothing it must not pull. With t the normalised offset of the estimate and S the covariance of
 its errors, N(t; 0, I + S) is how likely it is for a pair of the prior's kind, N(t; 0, 9 I + S) for one that stands
-anywhere; the placement's weights are multiplied by the first one's share of the two, over its share at t = 0. An offset of 20 cm is far out
-where it is well known, sideways for instance, and may be an error where nothing is known, along the line of sight: so S
-must be whole, not its diagonal.
+anywhere; the placement's weights are multiplied by the probability of the first, beforehand one in ten: to leave alone
+what is far is worth more than to pull all that is near. An offset of 20 cm is far out where it is well known, sideways
+for instance, and may be an error where nothing is known, along the line of sight: so S must be whole, not its diagonal.
 
 What nobody has told can be measured: noise raises the residuals of the fingers (plausibility), and a table of them over
 held-out pairs with known noise says which noise explains them. Residuals of the placement tell noise from an unfamiliar
@@ -42,6 +42,7 @@ style alone; as much as that accounts for is taken off its measured variance.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,6 +70,7 @@ _LARGEST = 1e3  # an infinite standard deviation times a lever of zero would be 
 _WIDEST = 10.0  # radians, metres: the same of a covariance, whose digits must hold what is known beside what is not
 _BONE = 0.0915  # x of the middle-MCP joint seen from the wrist, left hand at rest, metres; y and z are nearly zero
 _ANYWHERE = 3.0  # deviation of the offsets of pairs that stand anywhere, in units of the prior's own
+_FAMILIAR = 0.1  # share of pairs of the prior's kind beforehand
 _JOINTS = 15
 #: Multiples of ORDINARY at which residuals are tabulated.
 FACTORS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
@@ -205,25 +207,25 @@ def placement_covariance(
 
 
 def familiar(offset: Tensor, covariance: Tensor) -> Tensor:
-    """How probably a pair is of the prior's kind rather than one that stands anywhere, of two kinds equally frequent.
+    """How probably a pair is of the prior's kind rather than one that stands anywhere.
 
     Args:
         offset: (2, ..., 3) normalised, seen from both hands.
         covariance: (2, ..., 3, 3) of its errors.
 
     Returns:
-        (...) in [0, 1], in units of what it is where the prior's pairs are on average.
+        (...) in [0, 1].
     """
     identity = torch.eye(3, dtype=offset.dtype, device=offset.device)
 
-    def log_density(variance: float) -> tuple[Tensor, Tensor]:
-        """At zero, and what the offset takes from it; both averaged over the two views, but for a constant."""
+    def log_density(variance: float) -> Tensor:
+        """The mean over the two views, but for a constant."""
         factor = torch.linalg.cholesky_ex(variance * identity + covariance).L
         off = torch.linalg.solve_triangular(factor, offset[..., None], upper=False)[..., 0]
-        return -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).mean(0), -0.5 * off.square().sum(-1).mean(0)
+        return (-factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * off.square().sum(-1)).mean(0)
 
-    (near, near_off), (far, far_off) = log_density(1.0), log_density(_ANYWHERE**2)
-    return (near + near_off - far - far_off).sigmoid() / (near - far).sigmoid()
+    odds = math.log(_FAMILIAR / (1 - _FAMILIAR))
+    return (odds + log_density(1.0) - log_density(_ANYWHERE**2)).sigmoid()
 
 
 def measured(calibration: Calibration, residuals: Tensor) -> Uncertainty:
