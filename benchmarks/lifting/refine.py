@@ -7,7 +7,6 @@ parameters by themselves, and the place of the hands relative to each other, whi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from interhand_prior import HandParams, TwoHandPrior, TwoHands, sds_loss
 from interhand_prior.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from interhand_prior.sds import Uncertainty
 
 from .measure import lift
 from .network import Lifter
@@ -23,29 +23,6 @@ from .scenes import Images
 
 fitting = example("fit_keypoints")
 PairLoss = Callable[[HandParams, HandParams], Tensor]
-
-
-@dataclass(frozen=True)
-class FitPull:
-    """How `sds_loss` enters a fit, in its natural units: weight 1.
-
-    Attributes:
-        sigma: level.
-        own: weight of hand_pose and betas.
-        place: weight of relative rotation and translation.
-    """
-
-    sigma: float = 0.454
-    own: float = 0.5
-    place: float = 0.5
-
-    def regulariser(self, prior: TwoHandPrior, seed: int) -> PairLoss:
-        """The sum over pairs."""
-        generator = torch.Generator().manual_seed(seed)
-        groups = {"hand_pose": self.own, "betas": self.own, "rot6d": self.place, "transl": self.place}
-        return lambda left, right: sds_loss(
-            prior, left, right, sigma=self.sigma, group_weights=groups, gate=False, reduction="sum", generator=generator
-        )
 
 
 class Hold(NamedTuple):
@@ -76,6 +53,16 @@ def held(network: Lifter, images: Images) -> Hold:
         rms[name] = rms[name].square().mean().sqrt()
     apart = wrists_apart(pairs.left, pairs.right, pairs) - (images.joints[:, 1, 0] - images.joints[:, 0, 0])
     return Hold(rms, apart.square().mean(0).sqrt())
+
+
+def pull(prior: TwoHandPrior, hold: Hold, seed: int) -> PairLoss:
+    """`sds_loss` of hands that are known so well, the sum over pairs."""
+    pose = hold.own["hand_pose"].unflatten(-1, (15, 3)).square().mean(-1).sqrt()
+    known = Uncertainty(pose, hold.own["global_orient"], hold.apart, hold.own["betas"])
+    generator = torch.Generator().manual_seed(seed)
+    return lambda left, right: sds_loss(
+        prior, left, right, uncertainty=known, gate=False, reduction="sum", generator=generator
+    )
 
 
 def refined(

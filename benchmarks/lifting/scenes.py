@@ -53,8 +53,8 @@ class Views(NamedTuple):
     missed: float
 
 
-MOCAP = Views(distance=(0.6, 0.9), tilt=math.pi / 2, offset=0.1, noise=0.003, annotation=0.0, lost=0.7, missed=0.02)
-WILD = Views(distance=(0.35, 1.2), tilt=math.pi, offset=0.3, noise=0.005, annotation=0.002, lost=0.7, missed=0.1)
+MOCAP = Views(distance=(0.6, 0.9), tilt=math.pi / 2, offset=0.1, noise=0.002, annotation=0.0, lost=0.7, missed=0.02)
+WILD = Views(distance=(0.3, 0.9), tilt=math.pi, offset=0.3, noise=0.003, annotation=0.002, lost=0.7, missed=0.1)
 
 
 @dataclass(frozen=True, eq=False)
