@@ -1,6 +1,6 @@
 """Table 2: does `sds_loss` in the training of a reconstruction network make it more accurate?
 
-    python benchmarks/reconstruction.py --data CORPUS --work FOLDER            # about 40 minutes of one core
+    python benchmarks/reconstruction.py --data CORPUS --work FOLDER            # a quarter of an hour of one core a seed
     python benchmarks/reconstruction.py --data CORPUS --work FOLDER --sweep    # weights, on validation pairs
 
 The paper adds its prior to InterWild, which learns in mixed batches from motion capture with everything and from

@@ -36,7 +36,7 @@ class Training:
         lr: greatest learning rate, after a tenth of the steps.
     """
 
-    steps: int = 2500
+    steps: int = 4000
     batch: int = 64
     lr: float = 1e-3
 
