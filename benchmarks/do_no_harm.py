@@ -12,8 +12,8 @@ and 2 cm in its depth, and is then fitted in four loops:
     2D, 2 cm        data knows, and 2D keypoints with 3 mm of noise are seen, as in fit_keypoints.py
     2D, 4 cm        the same, with twice the error of the depth and its standard deviation
 
-and with four priors: a Gaussian with full covariance, `sds_loss` as it is, with the `uncertainty` given, and with it
-measured. Trust and measured uncertainty are made once, from the estimate. Errors are MPJPE (root-aligned, mm), the
+and with five priors: a Gaussian with full covariance, `sds_loss` as it is, as such a likelihood without any gate and at
+a low level (what to compare the Gaussian with), with the `uncertainty` given, and with it measured. Trust and measured uncertainty are made once, from the estimate. Errors are MPJPE (root-aligned, mm), the
 relative rotation (degrees) and MRRPE (mm); spreads are of the bootstrap over pairs.
 """
 
@@ -49,6 +49,8 @@ LOOPS = {
     "2D, 2 cm": (None, True, 0.02),
     "2D, 4 cm": (None, True, 0.04),
 }
+#: The weights of a likelihood: both directions see the placement.
+LIKELIHOOD = {"hand_pose": 0.5, "betas": 0.5, "rot6d": 0.25, "transl": 0.25}
 _EXACT = 1e-4  # times the full errors: what a data term takes for none
 
 _NO_ERROR = 0.01  # mm, degrees: no ratio to what is less
@@ -152,7 +154,7 @@ def arms(prior: TwoHandPrior, gauss: GaussianPrior, start: TwoHands, std: Mappin
     part = {name: value if name == "transl" else value[:, 0] for name, value in std.items()}
     given, found = Uncertainty(**part), prior.measure(start)
 
-    def arm(gate: Tensor, **options: Any) -> PairLoss:
+    def arm(gate: Tensor | bool, **options: Any) -> PairLoss:
         generator = torch.Generator().manual_seed(seed)
         return lambda left, right: sds_loss(
             prior, left, right, gate=gate, reduction="sum", generator=generator, **options
@@ -161,6 +163,7 @@ def arms(prior: TwoHandPrior, gauss: GaussianPrior, start: TwoHands, std: Mappin
     return {
         "Gaussian": gauss.loss,
         "sds_loss": arm(prior.trust(start)),
+        "likelihood": arm(False, sigma=0.25, group_weights=LIKELIHOOD),
         "given": arm(prior.trust(start, given), uncertainty=given),
         "measured": arm(prior.trust(start, found), uncertainty=found),
     }
@@ -230,7 +233,7 @@ def curve(parts: Sequence[Errors]) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """Ratios of error with over error without; at no initial error, where there is no ratio, the error itself."""
-    names = ("given", "measured", "sds_loss", "Gaussian")
+    names = ("given", "measured", "sds_loss", "likelihood", "Gaussian")
     factors = result["numbers"]["factors"]
     lines = [
         "| pairs | loop | error | without, at 1 | at 0: error with | "
