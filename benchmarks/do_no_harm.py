@@ -12,7 +12,7 @@ and 2 cm in its depth, and is then fitted in four loops:
     2D, 2 cm        data knows, and 2D keypoints with 3 mm of noise are seen, as in fit_keypoints.py
     2D, 4 cm        the same, with twice the error of the depth and its standard deviation
 
-and with five priors: a Gaussian with full covariance; `sds_loss` as it is; as such a likelihood, too, without any gate and
+and with five priors: a Gaussian with full covariance; `sds_loss` as it is; as a likelihood like it, without a gate and
 at a low level, to compare the Gaussian with; with the `uncertainty` given; and with it measured. Trust and measured
 uncertainty are made once, from the estimate. Errors are MPJPE (root-aligned, mm), the relative rotation (degrees) and
 MRRPE (mm); spreads are of the bootstrap over pairs.
