@@ -25,7 +25,7 @@ TINY = DenoiserConfig(embed=8, hidden=16, heads=1, layers=2)
 REPO = "someone/hands"
 
 
-def make_prior(seed: int = 0) -> TwoHandPrior:
+def stored_prior(seed: int = 0) -> TwoHandPrior:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return TwoHandPrior(Denoiser(TINY), Normalizer(torch.randn(64), torch.rand(64) + 0.5), info={"seed": seed})

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from data_sets import (
     make_reinterhand,
     read,
 )
-from helpers import far_apart, random_pairs
+from helpers import far_apart
 
 from interhand_prior import TwoHands
 from interhand_prior.convert import with_released_left
@@ -40,29 +38,8 @@ from interhand_prior.data.checking import check
 from interhand_prior.data.importing import import_corpus
 from interhand_prior.data.json_index import JsonIndex
 from interhand_prior.data.sets import DATASETS, dataset_named
-from interhand_prior.hands import HandPair, load_hands
-from interhand_prior.hands.export import export_mano
 from interhand_prior.pickles import read_npy, read_plain
 from interhand_prior.train.sources import chunks, read_parts
-
-
-@pytest.fixture(scope="module")
-def mano(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mano")
-    export_mano(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def hands(mano: Path) -> HandPair:
-    return load_hands(mano)
-
-
-@pytest.fixture(scope="module")
-def pairs(hands: HandPair) -> TwoHands:
-    """Six pairs, some hands of which are some centimetres apart."""
-    return replace(random_pairs(6, seed=3), hands=hands)
-
 
 # InterHand2.6M --------------------------------------------------------------------------------------------------
 

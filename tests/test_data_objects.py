@@ -36,30 +36,12 @@ from interhand_prior.data.checking import check
 from interhand_prior.data.groups import groups_of
 from interhand_prior.data.importing import import_corpus
 from interhand_prior.data.meshes import read_obj
-from interhand_prior.hands import HandPair, load_hands
-from interhand_prior.hands.export import export_mano
+from interhand_prior.hands import load_hands
 from interhand_prior.objects import SHAPES_NAME, ObjectShape, load_shapes, object_points, object_vertices, save_shapes
 from interhand_prior.pointnet2 import Level, PointNet2, PointNet2Config, Scale
 from interhand_prior.rotations import axis_angle_to_matrix, mirror_axis_angle, mirror_points
 
 SEQUENCE = "raw_seqs/s01/box_use_01"
-
-
-@pytest.fixture(scope="module")
-def mano(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mano")
-    export_mano(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def hands(mano: Path) -> HandPair:
-    return load_hands(mano)
-
-
-@pytest.fixture(scope="module")
-def pairs(hands: HandPair) -> TwoHands:
-    return replace(random_pairs(6, seed=3), hands=hands)
 
 
 # Hands ----------------------------------------------------------------------------------------------------------

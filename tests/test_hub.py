@@ -9,13 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_hub import REPO, FakeHub, assert_same, make_prior, running_hub
+from fake_hub import REPO, FakeHub, assert_same, stored_prior
 
 from interhand_prior import hub
 from interhand_prior.checkpoint import CONFIG_NAME, WEIGHTS_NAME, CheckpointError
@@ -26,26 +25,26 @@ from interhand_prior.hub import load_prior
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_folder(tmp_path: Path, kind: Any) -> None:
-    prior = make_prior()
+    prior = stored_prior()
     prior.save_pretrained(tmp_path / "mine")
     assert_same(load_prior(kind(tmp_path / "mine")), prior)
 
 
 def test_a_relative_folder_that_looks_like_a_repository_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_prior().save_pretrained(tmp_path / "runs" / "prior")
+    stored_prior().save_pretrained(tmp_path / "runs" / "prior")
     monkeypatch.chdir(tmp_path)
-    assert_same(load_prior("runs/prior"), make_prior())
+    assert_same(load_prior("runs/prior"), stored_prior())
 
 
 def test_bundled_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_prior(3).save_pretrained(tmp_path)
+    stored_prior(3).save_pretrained(tmp_path)
     monkeypatch.setattr(hub, "BUNDLED_FOLDER", tmp_path)
-    assert_same(load_prior(), make_prior(3))
-    assert_same(load_prior("bundled"), make_prior(3))
+    assert_same(load_prior(), stored_prior(3))
+    assert_same(load_prior("bundled"), stored_prior(3))
 
 
 def test_dtype_is_that_of_weights_and_results(tmp_path: Path) -> None:
-    make_prior().save_pretrained(tmp_path)
+    stored_prior().save_pretrained(tmp_path)
     prior = load_prior(tmp_path, dtype=torch.float64, device="cpu")
     assert prior.dtype == torch.float64
 
@@ -76,13 +75,13 @@ def test_unknown_sources(
 
 
 def test_revision_is_refused_for_a_folder(tmp_path: Path) -> None:
-    make_prior().save_pretrained(tmp_path)
+    stored_prior().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="revision is for Hub"):
         load_prior(tmp_path, revision="main")
 
 
 def test_loading_a_folder_imports_no_hub_client(tmp_path: Path) -> None:
-    make_prior().save_pretrained(tmp_path)
+    stored_prior().save_pretrained(tmp_path)
     code = "import sys; from interhand_prior.hub import load_prior; load_prior(sys.argv[1])\n"
     code += "print([m for m in ('huggingface_hub', 'httpx2', 'httpx', 'requests') if m in sys.modules])"
     result = subprocess.run(
@@ -99,27 +98,11 @@ def test_loading_a_folder_imports_no_hub_client(tmp_path: Path) -> None:
 # -- a Hub-like server
 
 
-@pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    with running_hub(monkeypatch) as hub:
-        yield hub
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    return make_prior().save_pretrained(tmp_path / "saved")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def test_from_the_hub(fake_hub: FakeHub, saved: Path, cache: Path) -> None:
     (saved / "pytorch_model.bin").write_bytes(b"never fetched")
     (saved / "README.md").write_text("nor this")
     fake_hub.commit_folder(REPO, saved)
-    assert_same(load_prior(REPO, cache_dir=cache), make_prior())
+    assert_same(load_prior(REPO, cache_dir=cache), stored_prior())
     assert fake_hub.downloads() == [CONFIG_NAME, WEIGHTS_NAME]
     assert {r.rpartition("/")[2] for r in fake_hub.requests} == {CONFIG_NAME, WEIGHTS_NAME}
 
@@ -135,10 +118,10 @@ def test_both_files_are_of_one_commit(fake_hub: FakeHub, saved: Path, cache: Pat
 def test_a_pinned_revision_stays(fake_hub: FakeHub, saved: Path, cache: Path, tmp_path: Path) -> None:
     first = fake_hub.commit_folder(REPO, saved)
     fake_hub.refs[REPO]["v1"] = first
-    fake_hub.commit_folder(REPO, make_prior(1).save_pretrained(tmp_path / "next"))
-    assert_same(load_prior(REPO, cache_dir=cache), make_prior(1))
-    assert_same(load_prior(REPO, revision="v1", cache_dir=cache), make_prior(0))
-    assert_same(load_prior(REPO, revision=first, cache_dir=cache), make_prior(0))
+    fake_hub.commit_folder(REPO, stored_prior(1).save_pretrained(tmp_path / "next"))
+    assert_same(load_prior(REPO, cache_dir=cache), stored_prior(1))
+    assert_same(load_prior(REPO, revision="v1", cache_dir=cache), stored_prior(0))
+    assert_same(load_prior(REPO, revision=first, cache_dir=cache), stored_prior(0))
 
 
 def test_a_pinned_hash_in_the_cache_needs_no_network(fake_hub: FakeHub, saved: Path, cache: Path) -> None:
@@ -168,7 +151,7 @@ def test_offline(fake_hub: FakeHub, saved: Path, cache: Path, monkeypatch: pytes
             load_prior(REPO, cache_dir=cache, local_files_only=how == "argument")
     load_prior(REPO, cache_dir=cache)
     go_offline()
-    assert_same(load_prior(REPO, **options), make_prior())
+    assert_same(load_prior(REPO, **options), stored_prior())
     assert fake_hub.requests == []
 
 
@@ -192,7 +175,7 @@ def test_a_silent_hub(fake_hub: FakeHub, saved: Path, cache: Path, monkeypatch: 
     with socket.socket() as nobody:  # bound, but it does not listen
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
-        assert_same(load_prior(REPO, cache_dir=cache), make_prior())
+        assert_same(load_prior(REPO, cache_dir=cache), stored_prior())
         with pytest.raises(ConnectionError, match=r"did not answer.*HF_ENDPOINT"):
             load_prior("some/other", cache_dir=cache)
 
@@ -206,7 +189,7 @@ def test_the_clients_own_cache_is_the_default(
     commit = fake_hub.commit_folder(REPO, saved)
     load_prior(REPO)
     assert (cache / "models--someone--hands" / "snapshots" / commit / CONFIG_NAME).is_file()
-    assert_same(load_prior(REPO, local_files_only=True), make_prior())
+    assert_same(load_prior(REPO, local_files_only=True), stored_prior())
 
 
 def test_no_such_repository(fake_hub: FakeHub, cache: Path) -> None:
@@ -219,7 +202,7 @@ def test_no_such_revision(fake_hub: FakeHub, saved: Path, cache: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"'v9'.*no such revision"):
         load_prior(REPO, revision="v9", cache_dir=cache)
     fake_hub.refs[REPO]["refs/pr/1"] = fake_hub.refs[REPO]["main"]
-    assert_same(load_prior(REPO, revision="refs/pr/1", cache_dir=cache), make_prior())
+    assert_same(load_prior(REPO, revision="refs/pr/1", cache_dir=cache), stored_prior())
 
 
 @pytest.mark.parametrize("how", ["argument", "variable"])
@@ -238,7 +221,7 @@ def test_a_private_repository_takes_a_token(
         monkeypatch.setenv("HF_TOKEN", "secret")
         with pytest.raises(FileNotFoundError, match="private"):
             load_prior(REPO, cache_dir=cache, token=False)
-    assert_same(load_prior(REPO, **options), make_prior())
+    assert_same(load_prior(REPO, **options), stored_prior())
 
 
 def test_a_gated_repository_gives_the_hubs_advice(fake_hub: FakeHub, saved: Path, cache: Path) -> None:
@@ -252,7 +235,7 @@ def test_a_gated_repository_gives_the_hubs_advice(fake_hub: FakeHub, saved: Path
     fake_hub.advice = ""
     with pytest.raises(PermissionError, match=r"of that account\.$"):
         load_prior(REPO, cache_dir=cache)
-    assert_same(load_prior(REPO, cache_dir=cache, token="secret"), make_prior())
+    assert_same(load_prior(REPO, cache_dir=cache, token="secret"), stored_prior())
 
 
 @pytest.mark.parametrize("missing", [CONFIG_NAME, WEIGHTS_NAME])
@@ -266,7 +249,7 @@ def test_a_repository_of_pickles(fake_hub: FakeHub, saved: Path, cache: Path, mi
 
 def test_weights_that_were_exchanged_on_the_hub(fake_hub: FakeHub, saved: Path, cache: Path, tmp_path: Path) -> None:
     fake_hub.commit_folder(REPO, saved)
-    other = make_prior(1).save_pretrained(tmp_path / "other")
+    other = stored_prior(1).save_pretrained(tmp_path / "other")
     fake_hub.commit(REPO, {WEIGHTS_NAME: (other / WEIGHTS_NAME).read_bytes()})
     with pytest.raises(CheckpointError, match="SHA-256"):
         load_prior(REPO, cache_dir=cache)
@@ -284,7 +267,7 @@ def test_a_file_that_was_garbled_on_its_way(fake_hub: FakeHub, saved: Path, cach
     assert folder is not None
     assert Path(folder[1]) == cache / "models--someone--hands"
     shutil.rmtree(folder[1])
-    assert_same(load_prior(REPO, cache_dir=cache), make_prior())
+    assert_same(load_prior(REPO, cache_dir=cache), stored_prior())
 
 
 @pytest.mark.slow
@@ -297,7 +280,7 @@ def test_a_cut_connection_never_yields_a_prior(fake_hub: FakeHub, saved: Path, c
     with pytest.raises(FileNotFoundError, match="not in the cache"):
         load_prior(REPO, cache_dir=cache, local_files_only=True)
     fake_hub.cut.clear()
-    assert_same(load_prior(REPO, cache_dir=cache), make_prior())
+    assert_same(load_prior(REPO, cache_dir=cache), stored_prior())
 
 
 def test_a_truncated_file_is_refused(fake_hub: FakeHub, saved: Path, cache: Path) -> None:

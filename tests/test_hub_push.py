@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_hub import REPO, FakeHub, assert_same, make_prior, running_hub
+from fake_hub import REPO, FakeHub, assert_same, stored_prior
 
 from interhand_prior.card import CARD_NAME, model_card
 from interhand_prior.checkpoint import CONFIG_NAME, WEIGHTS_NAME, CheckpointError
@@ -14,30 +13,14 @@ from interhand_prior.hub import load_prior, push_folder
 from interhand_prior.prior import TwoHandPrior
 
 
-@pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    with running_hub(monkeypatch) as hub:
-        yield hub
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    return make_prior().save_pretrained(tmp_path / "saved")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def test_push_and_load_again(fake_hub: FakeHub, cache: Path) -> None:
-    commit = make_prior().push_to_hub(REPO, token="writer", private=True)
+    commit = stored_prior().push_to_hub(REPO, token="writer", private=True)
     assert fake_hub.private[REPO]
-    assert_same(load_prior(REPO, revision=commit, cache_dir=cache), make_prior())
-    second = make_prior(1).push_to_hub(REPO, token="writer", revision="next", commit_message="Again")
+    assert_same(load_prior(REPO, revision=commit, cache_dir=cache), stored_prior())
+    second = stored_prior(1).push_to_hub(REPO, token="writer", revision="next", commit_message="Again")
     assert second != commit
-    assert_same(load_prior(REPO, revision="next", cache_dir=cache), make_prior(1))
-    assert_same(load_prior(REPO, cache_dir=cache), make_prior())
+    assert_same(load_prior(REPO, revision="next", cache_dir=cache), stored_prior(1))
+    assert_same(load_prior(REPO, cache_dir=cache), stored_prior())
 
 
 def test_push_sends_the_card_and_nothing_else(fake_hub: FakeHub, saved: Path) -> None:
@@ -63,11 +46,11 @@ def test_push_with_the_stored_token_to_a_private_repository(
     fake_hub: FakeHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "writer")
-    make_prior().push_to_hub(REPO, private=True)
+    stored_prior().push_to_hub(REPO, private=True)
     fake_hub.needs_token[REPO] = "writer"
-    make_prior(1).push_to_hub(REPO)
+    stored_prior(1).push_to_hub(REPO)
     assert fake_hub.private[REPO], "an existing repository keeps its visibility"
-    assert_same(load_prior(REPO, cache_dir=cache), make_prior(1))
+    assert_same(load_prior(REPO, cache_dir=cache), stored_prior(1))
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(FileNotFoundError, match="private"):
         load_prior(REPO, cache_dir=tmp_path / "of somebody else")
@@ -95,9 +78,9 @@ def renamed(prior: TwoHandPrior, name: str) -> TwoHandPrior:
 
 
 def test_weights_config_and_card_go_in_one_commit(fake_hub: FakeHub) -> None:
-    commit = make_prior().push_to_hub(REPO, token="writer")
+    commit = stored_prior().push_to_hub(REPO, token="writer")
     assert len([r for r in fake_hub.requests if r.startswith("POST") and "/commit/" in r]) == 1
-    assert card_of(fake_hub, commit) == model_card(make_prior(), REPO)
+    assert card_of(fake_hub, commit) == model_card(stored_prior(), REPO)
     assert f'load_prior("{REPO}")' in card_of(fake_hub, commit)
 
 
@@ -105,40 +88,40 @@ def test_a_pushed_folder_gets_a_card_with_the_repositorys_name(fake_hub: FakeHub
     before = (saved / CARD_NAME).read_bytes()
     assert b'load_prior("PATH")' in before
     commit = push_folder(saved, REPO, token="writer")
-    assert card_of(fake_hub, commit) == model_card(make_prior(), REPO)
+    assert card_of(fake_hub, commit) == model_card(stored_prior(), REPO)
     assert (saved / CARD_NAME).read_bytes() == before
     (saved / CARD_NAME).unlink()
-    assert card_of(fake_hub, push_folder(saved, REPO, token="writer")) == model_card(make_prior(), REPO)
+    assert card_of(fake_hub, push_folder(saved, REPO, token="writer")) == model_card(stored_prior(), REPO)
 
 
 def test_what_was_written_on_the_hub_stays(fake_hub: FakeHub) -> None:
-    first = make_prior().push_to_hub(REPO, token="writer")
+    first = stored_prior().push_to_hub(REPO, token="writer")
     edited = card_of(fake_hub, first).replace("license: unknown", "license: mit") + "\nCall me.\n"
     fake_hub.commit(REPO, {CARD_NAME: edited.encode()})
-    card = card_of(fake_hub, renamed(make_prior(), "second").push_to_hub(REPO, token="writer"))
-    assert card == model_card(renamed(make_prior(), "second"), REPO).replace("license: unknown", "license: mit") + (
+    card = card_of(fake_hub, renamed(stored_prior(), "second").push_to_hub(REPO, token="writer"))
+    assert card == model_card(renamed(stored_prior(), "second"), REPO).replace("license: unknown", "license: mit") + (
         "\nCall me.\n"
     )
     fake_hub.commit(REPO, {CARD_NAME: b"Mine.\n\xff"})
-    commit = renamed(make_prior(), "third").push_to_hub(REPO, token="writer")
+    commit = renamed(stored_prior(), "third").push_to_hub(REPO, token="writer")
     assert fake_hub.commits[REPO][commit][CARD_NAME] == b"Mine.\n\xff"
 
 
 def test_a_repository_made_on_the_website_keeps_its_licence(fake_hub: FakeHub) -> None:
     fake_hub.commit(REPO, {CARD_NAME: b"---\nlicense: cc-by-4.0\n---\n"})
-    card = card_of(fake_hub, make_prior().push_to_hub(REPO, token="writer"))
+    card = card_of(fake_hub, stored_prior().push_to_hub(REPO, token="writer"))
     assert card.startswith("---\nlicense: cc-by-4.0\nlibrary_name: interhand_prior\ntags:")
     assert "license: unknown" not in card
     assert "# A prior over two interacting hands" in card
 
 
 def test_the_card_of_the_branch_counts(fake_hub: FakeHub) -> None:
-    make_prior().push_to_hub(REPO, token="writer")
+    stored_prior().push_to_hub(REPO, token="writer")
     fake_hub.commit(REPO, {CARD_NAME: b"of main"})
-    commit = make_prior().push_to_hub(REPO, token="writer", revision="next")
+    commit = stored_prior().push_to_hub(REPO, token="writer", revision="next")
     assert card_of(fake_hub, commit) == "of main"
     fake_hub.commit(REPO, {CARD_NAME: b"of next"}, "next")
-    assert card_of(fake_hub, make_prior(1).push_to_hub(REPO, token="writer", revision="next")) == "of next"
+    assert card_of(fake_hub, stored_prior(1).push_to_hub(REPO, token="writer", revision="next")) == "of next"
     assert fake_hub.commits[REPO][fake_hub.refs[REPO]["main"]][CARD_NAME] == b"of main"
 
 
@@ -158,10 +141,10 @@ def test_two_edited_cards_are_a_question(fake_hub: FakeHub, saved: Path) -> None
 
 
 def test_an_edit_in_between_is_not_overwritten(fake_hub: FakeHub) -> None:
-    make_prior().push_to_hub(REPO, token="writer")
+    stored_prior().push_to_hub(REPO, token="writer")
     fake_hub.before_commit = lambda: fake_hub.commit(REPO, {CARD_NAME: b"just now"})
     with pytest.raises(ConnectionError, match=r"changed meanwhile.*push again"):
-        make_prior(1).push_to_hub(REPO, token="writer")
+        stored_prior(1).push_to_hub(REPO, token="writer")
     assert fake_hub.commits[REPO][fake_hub.refs[REPO]["main"]][CARD_NAME] == b"just now"
     fake_hub.before_commit = lambda: None
-    assert card_of(fake_hub, make_prior(1).push_to_hub(REPO, token="writer")) == "just now"
+    assert card_of(fake_hub, stored_prior(1).push_to_hub(REPO, token="writer")) == "just now"
