@@ -6,7 +6,8 @@ Noise: independent and normal on every finger angle, on both global rotations, b
 out pairs; `refine` is told its standard deviations. PenVol is exact (`metrics.penetration`); MPJPE and MPVPE are
 root-relative, of each hand, MRRPE is the error of the vector from wrist to wrist; touch is the share of pairs nearer
 than 3 mm among those whose truth is. Beside it: the noisy pairs, the prior without separating the hands, and
-separating them without the prior. Times are of the processor, on one thread.
+separating them without the prior. Times are of the processor, on one thread; pairs a second, of one process and of two
+at once, by the clock.
 
 Completion: the fingers named are missing on the right hand; errors of their joints and tips (the knuckle apart, which
 stays), mm, against those of the corpus' mean pose.
@@ -15,8 +16,11 @@ stays), mm, against those of the corpus' mean pose.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +108,36 @@ def completed(prior: TwoHandPrior, truth: TwoHands, fingers: tuple[str, ...], nu
     }
 
 
+def throughput(data: Path, prior: str, pairs: int, processes: int) -> float:
+    """Pairs a second of so many processes with one thread each, by the clock, all of them at work at once."""
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(processes)
+    times = context.SimpleQueue()
+    workers = [context.Process(target=_at_work, args=(data, prior, pairs, together, times)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        if worker.exitcode:
+            raise RuntimeError(f"a process that refines ended with {worker.exitcode}")
+    spans = [times.get() for _ in workers]
+    return processes * pairs / (max(end for _, end in spans) - min(begin for begin, _ in spans))
+
+
+def _at_work(data: Path, source: str, pairs: int, together: Barrier, times: SimpleQueue[tuple[float, float]]) -> None:
+    torch.set_num_threads(1)
+    prior, noise = load_prior(source), NOISE["usual"]
+    noisy = example("refine_noisy_pair").add_noise(
+        read_pairs(data, "test", pairs), noise, torch.Generator().manual_seed(0)
+    )
+    stds = dict(zip(("pose_std", "rotation_std", "translation_std", "betas_std"), noise.values(), strict=True))
+    prior.refine(noisy[:8], **stds, seed=0)
+    together.wait()
+    began = time.monotonic()
+    prior.refine(noisy, **stds, seed=0)
+    times.put((began, time.monotonic()))
+
+
 def over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean over seeds and largest less smallest."""
     values = {key: torch.tensor([float(row[key]) for row in rows], dtype=torch.float64) for key in rows[0]}
@@ -130,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         rows = {way: over_seeds([run[way] for run in runs]) for way in runs[0]}
         numbers["refinement"][name] = rows
         print(name, {way: float(row["PenVol_cm3"]["mean"]) for way, row in rows.items()}, flush=True)
+    numbers["pairs_per_second"] = {n: throughput(options.data, options.prior, len(truth), n) for n in (1, 2)}
     few = truth[torch.linspace(0, len(truth) - 1, min(options.completed, len(truth))).round().long()]
     numbers |= {"completed_pairs": len(few), "samples": options.samples}
     numbers["completion"] = {
@@ -155,6 +190,8 @@ def table(result: dict[str, Any]) -> str:
                 f"| {noise} | {way} | {mean['PenVol_cm3']:.3f} | {errors_mm} | {mean['touch']:.2f} | {worse} "
                 f"| {mean['ms_per_pair']:.1f} |"
             )
+    rate = numbers["pairs_per_second"]
+    lines += ["", f"Pairs a second: {rate['1']:.0f} of one process with one thread, {rate['2']:.0f} of two at once."]
     lines += ["", "| missing | mean pose | one sample | best | mean of samples |", "|---|---|---|---|---|"]
     for fingers, row in numbers["completion"].items():
         keys = ("mean_pose", "one_sample", "best_of_samples", "mean_of_samples")

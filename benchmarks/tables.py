@@ -15,6 +15,7 @@ from typing import Any
 
 from common import RESULTS
 from do_no_harm import table as do_no_harm
+from reconstruction import table as reconstruction
 from refine import table as refine
 from score import table as score
 
@@ -192,6 +193,7 @@ TABLES = {
     "score": score,
     "refine": refine,
     "do_no_harm": do_no_harm,
+    "reconstruction": reconstruction,
     "loss_cost": loss_cost,
 }
 
