@@ -36,6 +36,15 @@ def calibrated() -> TwoHandPrior:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests of what sets the number of threads: one, and as before when they are done."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A loopback server that the real client talks to."""
     with running_hub(monkeypatch) as hub:

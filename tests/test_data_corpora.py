@@ -22,6 +22,8 @@ from interhand_prior.data.synthetic.statistics import summarise
 from interhand_prior.hands import HandPair, load_hands
 from interhand_prior.hands.export import export_mano
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 SIZES = {"train": 17, "val": 9, "test": 11}  # of which two are not pairs, and one is not valid
 
@@ -74,14 +76,6 @@ def bench() -> Iterator[dict[str, ModuleType]]:
         yield {"card": data_card, "tables": paper_tables, "sheets": sheets}
     finally:
         sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_prior_is_trained_and_evaluated_on_an_import(

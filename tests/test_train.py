@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from interhand_prior.train.log import read_log
 from interhand_prior.train.trainer import Trainer, computes_in_bfloat16
 from interhand_prior.train.validation import LEVELS, validate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = DenoiserConfig(embed=16, hidden=24, heads=2, layers=2)
 CONFIG = TrainConfig(
     steps=20, batch_size=16, warmup=3, log_every=5, val_every=10, ema_warmup=2, amp="off", weights="float32"
@@ -42,14 +43,6 @@ def make_pairs(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) ->
     partner[:, SLICES["transl"]] = 0.1 * partner[:, SLICES["transl"]] + torch.tensor([0.0, -0.08, 0.0])
     pairs = from_canonical(anchor.to(dtype), partner.to(dtype), open_hands())
     return TwoHands(pairs.left, pairs.right)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from interhand_prior.train.options import read_settings
 from interhand_prior.train.origin import origin
 from interhand_prior.train.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = DenoiserConfig(embed=16, hidden=24, heads=2, layers=2)
 CONFIG = TrainConfig(steps=2, batch_size=16, warmup=3, amp="off", weights="float32", threads=1)
 
@@ -39,14 +40,6 @@ def make_pairs(count: int, seed: int = 0) -> TwoHands:
 
 def state_of(out: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return read_checkpoint(out / "state", kind="training state")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
