@@ -201,8 +201,8 @@ def measure(prior: TwoHandPrior, gauss: GaussianPrior, pairs: Pairs, loop: str, 
     start = TwoHands.cat([fits.started(pairs.hands, noise.scaled(factor), draw()).hands for factor in FACTORS])
     truth = TwoHands.cat([pairs.hands] * many)
     factor = torch.tensor(FACTORS).repeat_interleave(len(pairs.hands))
-    data = deviations(factor.clamp_min(_EXACT) if believed is None else torch.full_like(factor, believed), depth)
-    scale = (factor.clamp_min(_EXACT) if believed is None else torch.full_like(factor, believed))[:, None]
+    held = factor.clamp_min(_EXACT) if believed is None else torch.full_like(factor, believed)
+    data, scale = deviations(held, depth), held[:, None]
     seen = None
     if sees:
         seen = fits.seen_as(pairs.joints, pairs.order, BASE.keypoint, draw(), dims=2)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as scipy_sparse
+import torch
 
-from interhand_prior.hands import open_hands
+from interhand_prior.hands import HandModel, open_hands
 
 GENUINE_GLOBALS = {
     "numpy.core.multiarray _reconstruct",
@@ -123,3 +124,13 @@ def dump_again(content: Any, path: Path, protocol: int) -> Path:
     with path.open("wb") as file:
         Python3Pickler(file, protocol).dump(content)
     return path
+
+
+def assert_pose_tables(found: HandModel, wanted: HandModel, mean_known: bool, components_known: bool) -> None:
+    """The model has the mean pose and the components that its layer tells, and no others."""
+    assert (found.hands_mean is not None) == mean_known
+    assert (found.hands_components is not None) == components_known
+    if mean_known:
+        torch.testing.assert_close(found.hands_mean, wanted.hands_mean)
+    if components_known:
+        torch.testing.assert_close(found.hands_components, wanted.hands_components)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_hand
+from mano_makers import assert_pose_tables
 from torch import Tensor, nn
 
 from interhand_prior import load_prior, sample
@@ -101,12 +102,7 @@ def test_hands_are_the_same_in_every_mode(
         found, wanted = getattr(pair, side), getattr(open_hands(), side)
         for a, b in zip(found(hand), wanted(hand), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
-        assert (found.hands_mean is not None) == mean_known
-        assert (found.hands_components is not None) == components_known
-        if mean_known:
-            torch.testing.assert_close(found.hands_mean, wanted.hands_mean)
-        if components_known:
-            torch.testing.assert_close(found.hands_components, wanted.hands_components)
+        assert_pose_tables(found, wanted, mean_known, components_known)
 
 
 @pytest.mark.parametrize("kind", [Manopth, Manotorch])
